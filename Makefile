@@ -1,0 +1,47 @@
+# fleetcast. `make` or `make help` lists the targets.
+
+SHELL := /bin/bash
+BIN := .venv/bin
+# python3.11, or python3 when that is 3.11. Another one: make PYTHON=/path/to/python3.11
+PYTHON ?= $(shell for p in python3.11 python3; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+DATA ?=
+TARGETS ?=
+ARGS ?=
+# DATA without TARGETS is passed on: the command itself says what is missing.
+STREAM = $(if $(DATA),--data "$(DATA)") $(if $(TARGETS),--targets "$(TARGETS)")
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check smoke clean .venv
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z.]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo '  run and smoke take DATA=file.parquet TARGETS=column,column; run, test and smoke take ARGS="..."'
+
+run: .venv/stamp  ## the demo fleet (or your DATA): train, serve, stream, learn; Ctrl-C stops it
+	@$(BIN)/fleetcast run --config configs/laptop.toml $(STREAM) $(ARGS)
+
+test: .venv/stamp  ## every test and doctest; ARGS="-m 'not ray and not slow'" for the quick ones
+	$(BIN)/python -m pytest -q --durations=15 $(ARGS)
+
+check: .venv/stamp  ## format, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+smoke: .venv/stamp  ## the whole way unattended, from empty state; the last line is its JSON result
+	@$(BIN)/python -m bench.smoke $(STREAM) $(ARGS)
+
+clean:  ## remove caches and .fleetcast, the demo's state (keeps .venv)
+	rm -rf .fleetcast .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build lightning_logs
+	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv: .venv/stamp  ## the virtual environment, from constraints.txt
+
+.venv/stamp: constraints.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo 'fleetcast needs Python 3.11: install it, or say make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@

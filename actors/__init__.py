@@ -1,0 +1,1 @@
+"""Where it runs: thin Ray shells around plain classes."""

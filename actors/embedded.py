@@ -1,0 +1,104 @@
+"""Ray and Serve on this machine for one fleet: started by us, and ended by us alone."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import ray
+from ray import serve
+from ray.serve import Application
+
+from actors import topology
+from forecast.config import Config
+
+
+class Embedded:
+    """A context manager around a local Ray cluster that serves `config`.
+
+    It never joins a cluster that is already there, so leaving it ends what it started and nothing
+    else. Ray's own files go to a temporary folder, its token to the fleet's state.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        application: Application,
+        *,
+        dashboard: bool = False,
+        cpus: int | None = None,
+    ) -> None:
+        self.config = config
+        self._application = application
+        self.dashboard_url: str | None = None
+        self._dashboard = dashboard
+        self._cpus = cpus or max(2, os.cpu_count() or 2)
+        self._folder: Path | None = None
+
+    @property
+    def url(self) -> str:
+        """Where the API answers."""
+        return f"http://{self.config.serve.host}:{self.config.serve.port}"
+
+    def __enter__(self) -> Self:
+        self.start_ray()
+        try:
+            self.serve()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start_ray(self) -> None:
+        """A fresh local cluster with token authentication."""
+        self.config.state_dir.mkdir(parents=True, exist_ok=True)
+        self._authenticate(self.config.state_dir / "ray.token")
+        self._folder = Path(tempfile.mkdtemp(prefix="fc-"))
+        context = ray.init(
+            address="local",
+            num_cpus=self._cpus,
+            include_dashboard=self._dashboard,
+            log_to_driver=False,
+            logging_level="ERROR",
+            object_store_memory=300 << 20,
+            _temp_dir=str(self._folder),
+        )
+        self.dashboard_url = context.dashboard_url or None
+
+    def serve(self) -> None:
+        """Serve and the fleet's actors; returns when the API answers."""
+        http = {"host": self.config.serve.host, "port": self.config.serve.port}
+        serve.start(http_options=http, logging_config={"enable_access_log": False})
+        serve.run(self._application, name=f"fleetcast-{self.config.fleet}", route_prefix="/")
+
+    def stop(self) -> None:
+        """Close the actors' files, end Serve and Ray, remove Ray's folder."""
+        if ray.is_initialized():
+            topology.stop(self.config)
+            serve.shutdown()
+            ray.shutdown()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    @staticmethod
+    def _authenticate(path: Path) -> None:
+        if not path.exists():
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(32))
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(path.resolve())

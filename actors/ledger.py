@@ -1,0 +1,73 @@
+"""LedgerActor: what was forecast and what then happened. The only writer of the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from forecast.ledger import AccuracyReport, Ledger, StepReport
+from forecast.record import ForecastBlock, Snapshot
+
+
+class LedgerActor:
+    """Shell around `forecast.ledger.Ledger`; also hands the published snapshot to replicas.
+
+    Called by the controller (`issue`, `score`, `publish`), by the gateway (`wait_newer`,
+    `accuracy`). Blocks, sums and the last snapshot survive a crash in one SQLite file.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self._ledger = Ledger(**settings)
+        self._published = asyncio.Condition()
+
+    async def issue(self, blocks: Sequence[ForecastBlock]) -> None:
+        """Keep forecasts of record; issued once per slot and member."""
+        self._ledger.issue(blocks)
+
+    async def score(self, slot: int, actuals: tuple[tuple[str, ...], np.ndarray]) -> StepReport:
+        """Join a slot's actuals with the forecasts made for it."""
+        servers, values = actuals
+        return self._ledger.score(slot, servers, values)
+
+    async def publish(self, snapshot: Snapshot) -> None:
+        """Make a snapshot the one that replicas read."""
+        self._ledger.publish(snapshot)
+        async with self._published:
+            self._published.notify_all()
+
+    async def latest(self) -> Snapshot | None:
+        """The published snapshot."""
+        return self._ledger.latest()
+
+    async def wait_newer(self, seen: int | None, timeout_s: float) -> Snapshot | None:
+        """The published snapshot once its revision is not `seen`; None after the timeout."""
+
+        def newer() -> bool:
+            latest = self._ledger.latest()
+            return latest is not None and latest.revision != seen
+
+        async with self._published:
+            try:
+                await asyncio.wait_for(self._published.wait_for(newer), timeout_s)
+            except TimeoutError:
+                return None
+        return self._ledger.latest()
+
+    async def accuracy(self, **query: Any) -> AccuracyReport:
+        """Errors per member and horizon; see `Ledger.accuracy`."""
+        return self._ledger.accuracy(**query)
+
+    async def blocks(self, slot: int) -> tuple[ForecastBlock, ...]:
+        """The forecasts of record issued at a slot."""
+        return tuple(self._ledger.blocks(slot))
+
+    async def counts(self) -> dict[str, int]:
+        """Rows kept, slots scored, for telemetry."""
+        return dict(self._ledger.counts())
+
+    async def close(self) -> None:
+        """Let go of the file."""
+        self._ledger.close()

@@ -1,0 +1,59 @@
+"""The controller's committed state: one small file, replaced whole at the end of each step."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from forecast.errors import StateError
+from forecast.storage import write_atomic
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An update on its way: asked at one slot, taking effect at a later one."""
+
+    kind: Literal["base", "update"]
+    update_id: str
+    asked_slot: int
+    effect_slot: int
+    parent: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerState:
+    """What step(s) needs of step(s-1)."""
+
+    slot: int | None = None
+    last_update_slot: int | None = None
+    pending: Pending | None = None
+
+
+class StateFile:
+    """Loads and saves the state at `path`; None keeps it in memory only."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def load(self) -> ControllerState:
+        """The last committed state, or a fresh one; raises StateError when it is damaged."""
+        if self._path is None or not self._path.exists():
+            return ControllerState()
+        try:
+            tree = json.loads(self._path.read_text(encoding="utf-8"))
+            if tree.pop("format") != _FORMAT:
+                raise StateError(f"{self._path}: unknown format")
+            pending = tree.pop("pending")
+            return ControllerState(pending=None if pending is None else Pending(**pending), **tree)
+        except (ValueError, KeyError, TypeError) as error:
+            raise StateError(f"{self._path}: damaged: {error}") from error
+
+    def save(self, state: ControllerState) -> None:
+        """Replace the file, durably."""
+        if self._path is not None:
+            tree = {"format": _FORMAT, **asdict(state)}
+            write_atomic(self._path, json.dumps(tree, sort_keys=True).encode())

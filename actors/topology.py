@@ -1,0 +1,118 @@
+"""Which actors exist, with which name, resources and restart rule; `ensure` makes it so.
+
+    registry ─ buffer ─ ledger ─ trainer ─ controller (holds handles to the other four)
+
+All are detached, named, restarted for ever and idempotent, so that a call may be retried. CPU and
+memory are what each one needs on a laptop; together with Serve they ask for at most two CPUs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from actors import arguments, handles
+from actors.buffer import BufferActor
+from actors.ledger import LedgerActor
+from actors.loop import ControllerActor
+from actors.registry import RegistryActor
+from actors.trainer import TrainerActor
+from forecast.config import Config
+
+log = logging.getLogger("fleetcast.topology")
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ActorSpec:
+    """One actor: what it is made from and what it asks of the cluster."""
+
+    role: str
+    actor: type
+    arguments: Mapping[str, Any]
+    num_cpus: float
+    memory_bytes: int
+
+
+def specs(config: Config) -> tuple[ActorSpec, ...]:
+    """The actors of one fleet but the controller, which needs their handles."""
+    return (
+        ActorSpec(handles.REGISTRY, RegistryActor, arguments.registry(config), 0.1, 300 * _MIB),
+        ActorSpec(handles.BUFFER, BufferActor, arguments.buffer(config), 0.2, 600 * _MIB),
+        ActorSpec(handles.LEDGER, LedgerActor, arguments.ledger(config), 0.1, 400 * _MIB),
+        ActorSpec(handles.TRAINER, TrainerActor, arguments.trainer(config), 1.0, 2000 * _MIB),
+    )
+
+
+def ensure(config: Config) -> dict[str, Any]:
+    """Make every actor of the fleet exist; their handles by role.
+
+    An actor that runs with another configuration is closed and made anew from its state on disk.
+    """
+    config.panel_dir.mkdir(parents=True, exist_ok=True)
+    made = {spec.role: _ensure(config, spec) for spec in specs(config)}
+    given = {**made, **arguments.controller(config)}
+    controller = ActorSpec(handles.CONTROLLER, ControllerActor, given, 0.3, 1200 * _MIB)
+    return {**made, handles.CONTROLLER: _ensure(config, controller)}
+
+
+def stop(config: Config) -> None:
+    """End this fleet's actors, the controller first; nothing else of the cluster is touched."""
+    for role in reversed((*(spec.role for spec in specs(config)), handles.CONTROLLER)):
+        actor = handles.find(config.fleet, config.panel.name, role)
+        if actor is not None:
+            _end(actor, role)
+
+
+def _ensure(config: Config, spec: ActorSpec) -> Any:
+    digest = _digest(config, spec)
+    name = handles.actor_name(config.panel.name, spec.role)
+    actor = handles.find(config.fleet, config.panel.name, spec.role)
+    if actor is not None:
+        if ray.get(actor.digest.remote()) == digest:
+            return actor
+        log.info("%s runs with another configuration; made anew", name)
+        _end(actor, spec.role)
+    options = {
+        "name": name,
+        "namespace": handles.namespace(config.fleet),
+        "lifetime": "detached",
+        "max_restarts": -1,
+        "max_task_retries": -1,
+        "num_cpus": spec.num_cpus,
+        "memory": spec.memory_bytes,
+        "max_concurrency": 1000,
+    }
+    shell = _with_digest(spec.actor, digest)
+    return ray.remote(shell).options(**options).remote(**spec.arguments)
+
+
+def _end(actor: Any, role: str) -> None:
+    """Let an actor close its files, then end it for good."""
+    if hasattr(actor, "close"):
+        try:
+            ray.get(actor.close.remote(), timeout=30)
+        except ray.exceptions.RayError as error:
+            log.warning("%s did not close: %s", role, error)
+    ray.kill(actor, no_restart=True)
+
+
+def _with_digest(actor: type, digest: str) -> type:
+    """The shell plus a method that says which configuration it runs with."""
+
+    async def _said(self: Any) -> str:
+        return digest
+
+    return type(actor.__name__, (actor,), {"digest": _said, "__doc__": actor.__doc__})
+
+
+def _digest(config: Config, spec: ActorSpec) -> str:
+    """Of everything that decides how the actor behaves."""
+    said = f"{spec.role} {config.model_dump_json()}"
+    return hashlib.sha256(said.encode()).hexdigest()

@@ -1,0 +1,120 @@
+"""Feed a fleet over HTTP: its history in bulk, then slot by slot, never far ahead.
+
+A replay runs as fast as the system steps. It holds back when it is more than a few slots ahead of
+the controller, so that an update takes effect at the same slot as it would live.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol
+
+import httpx
+
+from connect.wire import Row
+
+_CHUNK_ROWS = 2000
+_HEADERS = {"X-Fleetcast": "1", "Content-Type": "application/x-ndjson"}
+
+
+class Source(Protocol):
+    """Where the rows come from: the demo fleet or the user's file."""
+
+    def rows_by_slot(self, from_slot: int, to_slot: int) -> Iterator[tuple[int, list[Row]]]:
+        """(slot, its wire rows) for the slots of [from_slot, to_slot), in order."""
+        ...
+
+
+@dataclass(slots=True)
+class Client:
+    """The few calls a feeder makes; every call waits out a busy or restarting system.
+
+    A POST that is tried again carries the same idempotency key, so nothing is kept twice.
+    """
+
+    base_url: str
+    token: str | None = None
+    patience_s: float = 120.0
+    accepted: int = 0
+    rejected: int = 0
+    retries: int = 0
+    _http: httpx.Client = field(init=False)
+
+    def __post_init__(self) -> None:
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        self._http = httpx.Client(base_url=self.base_url, headers=headers, timeout=60.0)
+
+    def status(self) -> Mapping[str, Any]:
+        """GET /api/v1/status."""
+        answer: Mapping[str, Any] = self._send("GET", "/api/v1/status").json()
+        return answer
+
+    def get(self, path: str, **params: Any) -> Any:
+        """GET a path and return its JSON."""
+        return self._send("GET", path, params=params).json()
+
+    def ingest(self, rows: Iterable[Mapping[str, Any]], *, key: str) -> Mapping[str, Any]:
+        """POST rows as NDJSON under an idempotency key."""
+        body = "\n".join(json.dumps(row) for row in rows).encode()
+        headers = {**_HEADERS, "Idempotency-Key": key}
+        sent = self._send("POST", "/api/v1/ingest", content=body, headers=headers)
+        answer: Mapping[str, Any] = sent.json()
+        self.accepted += answer["accepted"]
+        self.rejected += answer["rejected_count"]
+        return answer
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._http.close()
+
+    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
+        deadline = time.monotonic() + self.patience_s
+        while True:
+            try:
+                response = self._http.request(method, path, **request)
+                if response.status_code < 500:
+                    return response.raise_for_status()
+            except httpx.TransportError:
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                if time.monotonic() > deadline:
+                    response.raise_for_status()
+            self.retries += 1
+            time.sleep(0.5)
+
+
+class Feeder:
+    """Posts a source's rows in event-time order and keeps within reach of the controller."""
+
+    def __init__(self, client: Client, source: Source, *, name: str, max_ahead: int = 3) -> None:
+        self._client, self._source = client, source
+        self._name, self._max_ahead = name, max_ahead
+
+    def history(self, from_slot: int, to_slot: int) -> Iterator[int]:
+        """Post slots [from_slot, to_slot) in bulk; yields the rows posted so far."""
+        slots = self._source.rows_by_slot(from_slot, to_slot)
+        rows, posted = (row for _, rows in slots for row in rows), 0
+        while chunk := list(islice(rows, _CHUNK_ROWS)):
+            self._client.ingest(chunk, key=f"{self._name}-{from_slot}-{posted}")
+            posted += len(chunk)
+            yield posted
+
+    def stream(self, from_slot: int, to_slot: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Post slot by slot, holding back for the controller; yields (slot, status)."""
+        for slot, rows in self._source.rows_by_slot(from_slot, to_slot):
+            self._client.ingest(rows, key=f"{self._name}-{slot}")
+            yield slot, self.hold(slot)
+
+    def hold(self, slot: int, *, poll_s: float = 0.02) -> Mapping[str, Any]:
+        """Wait until the controller is close behind `slot`; the status then."""
+        while True:
+            status = self._client.status()
+            stepped = (status.get("controller") or {}).get("stepped_slot")
+            if stepped is not None and slot - stepped <= self._max_ahead:
+                return status
+            time.sleep(poll_s)

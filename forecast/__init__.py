@@ -1,0 +1,1 @@
+"""What a forecast is: schema, clock, windows, model, registry, ledger. Imports nothing of ours."""

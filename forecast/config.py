@@ -1,0 +1,315 @@
+"""The one config tree: frozen, from TOML, unknown keys are errors.
+
+Only the edges read it (`cli`, `serve_app.build`, `actors/topology.py`); plain classes get
+explicit arguments. Durations are written `30s`, `5m`, `6h`, `14d`; the keys of
+`[online_learning]` keep the user's names and integers.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from forecast.errors import ConfigError
+from forecast.schema import Metric, Schema
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds(text: object) -> int:
+    """Seconds of a duration such as `90s`, `5m`, `6h` or `14d`.
+
+    >>> seconds("6h")
+    21600
+
+    Raises ValueError for anything else.
+    """
+    match = re.fullmatch(r"(\d+)([smhd])", text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(f"write a duration as 30s, 5m, 6h or 14d, not {text!r}")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _duration(value: object) -> object:
+    return value if isinstance(value, int) and not isinstance(value, bool) else seconds(value)
+
+
+Duration = Annotated[int, BeforeValidator(_duration), Field(ge=0)]
+"""Seconds; written `5m` in a file."""
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MetricConfig(Section):
+    """One metric column; see `forecast.schema.Metric`."""
+
+    name: str = Field(min_length=1)
+    unit: str = ""
+    kind: Literal["gauge", "counter"] = "gauge"
+    lower: float | None = None
+    upper: float | None = None
+    slot_rule: Literal["mean", "max", "last", "rate"] | None = None
+    resolution: float = Field(default=1e-3, gt=0)
+    transform: Literal["identity", "log1p"] = "identity"
+    aliases: tuple[str, ...] = ()
+
+    def metric(self) -> Metric:
+        """The plain metric; a counter fills its slots by rate unless said otherwise."""
+        rule = self.slot_rule or ("rate" if self.kind == "counter" else "mean")
+        fields = self.model_dump(exclude={"slot_rule"})
+        return Metric(**fields, slot_rule=rule)
+
+
+class Panel(Section):
+    """One family of models: what is measured, how often, and what is forecast."""
+
+    name: str = Field(default="servers", pattern=r"^[a-z0-9][a-z0-9-]*$")
+    step: Duration = 300
+    context: Duration = 6 * 3600
+    horizon: Duration = 3600
+    quantiles: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    server_labels: tuple[str, ...] = ("server",)
+    targets: tuple[str, ...] = Field(min_length=1)
+    metrics: tuple[MetricConfig, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Panel:
+        names = [metric.name for metric in self.metrics]
+        if len(set(names)) < len(names):
+            raise ValueError("two metrics have the same name")
+        if missing := [target for target in self.targets if target not in names]:
+            raise ValueError(f"targets {missing} are no metrics; there are {names}")
+        if self.step < 1 or self.context % self.step or self.horizon % self.step:
+            raise ValueError("context and horizon must be whole multiples of step")
+        if 86400 % self.step:
+            raise ValueError("step must divide a day")
+        if list(self.quantiles) != sorted(set(self.quantiles)) or 0.5 not in self.quantiles:
+            raise ValueError("quantiles must rise and contain 0.5")
+        if not 0 < self.quantiles[0] <= self.quantiles[-1] < 1:
+            raise ValueError("quantiles must lie between 0 and 1")
+        if self.context < 2 * self.step or self.horizon < self.step:
+            raise ValueError("context needs two steps, horizon one")
+        return self
+
+    @property
+    def context_slots(self) -> int:
+        """Encoder length in slots."""
+        return self.context // self.step
+
+    @property
+    def horizon_slots(self) -> int:
+        """Decoder length in slots."""
+        return self.horizon // self.step
+
+    def schema_of(self) -> Schema:
+        """The plain schema of this panel."""
+        return Schema(
+            panel=self.name,
+            step_seconds=self.step,
+            metrics=tuple(metric.metric() for metric in self.metrics),
+            targets=self.targets,
+            server_labels=self.server_labels,
+        )
+
+
+class ClockConfig(Section):
+    """Event time: when a slot closes and which samples are too early."""
+
+    allowed_lateness: Duration = 300
+    max_clock_skew: Duration = 600
+    out_of_order: Duration = 7200
+
+
+class BufferConfig(Section):
+    """What is kept of the stream, and what an acknowledgement means."""
+
+    history_days: int = Field(default=35, ge=1)
+    max_servers: int = Field(default=1000, ge=1)
+    acknowledge: Literal["write", "fsync"] = "write"
+    snapshot_every_mb: int = Field(default=64, ge=1)
+
+
+class ModelConfig(Section):
+    """Hyper-parameters of the TFT; another value needs a new base model."""
+
+    hidden_size: int = Field(default=16, ge=2)
+    attention_heads: int = Field(default=1, ge=1)
+    lstm_layers: int = Field(default=1, ge=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    hidden_continuous_size: int = Field(default=8, ge=1)
+    roles: tuple[str, ...] | None = None
+    """Category table of the static role; unset, the roles seen when the base is trained."""
+
+
+class TrainingConfig(Section):
+    """The base model: when the first one is trained, and how."""
+
+    bootstrap_hours: int = Field(default=72, ge=1)
+    windows: int = Field(default=8192, ge=64)
+    max_steps: int = Field(default=400, ge=1)
+    epochs: int = Field(default=50, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=1e-2, gt=0)
+    patience: int = Field(default=5, ge=1)
+    seed: int = 7
+    threads: int = Field(default=2, ge=1)
+
+
+class OnlineLearning(Section):
+    """How the model keeps learning; names and integers are the user's."""
+
+    enabled: bool = False
+    strategy: Literal["sliding_window"] = "sliding_window"
+    update_frequency_minutes: int = Field(default=60, ge=1)
+    min_samples_for_update: int = Field(default=1000, ge=1)
+    sliding_window_hours: int = Field(default=168, ge=1)
+    online_learning_rate: float = Field(default=1e-3, gt=0)
+    online_epochs: int = Field(default=5, ge=1)
+    online_batch_size: int = Field(default=64, ge=1)
+    gradient_clip_val: float = Field(default=0.1, gt=0)
+    enable_validation: bool = True
+    keep_model_versions: int = Field(default=5, ge=1)
+    windows_per_update: int = Field(default=256, ge=1)
+    gate_holdout_hours: int = Field(default=24, ge=1)
+    update_latency_slots: int = Field(default=1, ge=0)
+    when_late: Literal["continue", "wait"] = "continue"
+    """An update not ready at its slot: go on and take it when it comes, or wait for it (replay)."""
+
+
+class ServeConfig(Section):
+    """The HTTP side."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, lt=65536)
+    allow_anonymous_loopback: bool = False
+    tokens_file: Path | None = None
+    max_body_mb: int = Field(default=16, ge=1)
+    gateway_replicas: int = Field(default=1, ge=1)
+    forecaster_replicas: int = Field(default=1, ge=1)
+    forecaster_max_batch: int = Field(default=16, ge=1)
+    max_ongoing_requests: int = Field(default=256, ge=1)
+
+
+class Config(Section):
+    """One fleet's whole configuration."""
+
+    fleet: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9-]*$")
+    state_dir: Path
+    storage_path: Path | None = None
+    panel: Panel
+    clock: ClockConfig = ClockConfig()
+    buffer: BufferConfig = BufferConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    online_learning: OnlineLearning = OnlineLearning()
+    serve: ServeConfig = ServeConfig()
+
+    @model_validator(mode="after")
+    def _history_holds_the_windows(self) -> Config:
+        learning, day = self.online_learning, 24
+        need = learning.sliding_window_hours + learning.gate_holdout_hours
+        if need > self.buffer.history_days * day:
+            raise ValueError(
+                f"online_learning.sliding_window_hours + gate_holdout_hours = {need} h, but "
+                f"buffer.history_days keeps {self.buffer.history_days * day} h"
+            )
+        if self.training.bootstrap_hours > self.buffer.history_days * day:
+            raise ValueError("training.bootstrap_hours is longer than buffer.history_days")
+        return self
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """Where artifacts live: `storage_path`, or a folder in `state_dir`."""
+        return self.storage_path or self.state_dir / "artifacts"
+
+    @property
+    def panel_dir(self) -> Path:
+        """Where this panel's log, ledger, audit and checkpoints live."""
+        return self.state_dir / self.panel.name
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A config and where each value came from (`key.path` -> file name)."""
+
+    config: Config
+    origins: Mapping[str, str]
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(key, value, origin) of every leaf; origin `default` when no file said it."""
+        leaves = _leaves(self.config.model_dump(mode="json"))
+        return [(key, repr(value), self.origins.get(key, "default")) for key, value in leaves]
+
+
+def load(paths: Sequence[Path], *, overrides: Mapping[str, Any] | None = None) -> Loaded:
+    """Read and merge config files, later ones over earlier ones, `overrides` over all.
+
+    Raises ConfigError naming the file and the key that is wrong.
+    """
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    layers = [(str(path), _read(path)) for path in paths]
+    if overrides:
+        layers.append(("command line", dict(overrides)))
+    for source, layer in layers:
+        _merge(merged, layer)
+        origins.update((key, source) for key, _ in _leaves(layer))
+    try:
+        config = Config.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, origins, layers)) from error
+    return Loaded(config=config, origins=origins)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+
+
+def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for key, value in layer.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        found += _leaves(value, f"{path}.") if isinstance(value, Mapping) else [(path, value)]
+    return found
+
+
+def _explain(
+    error: ValidationError, origins: Mapping[str, str], layers: Sequence[tuple[str, Any]]
+) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        known = [source for leaf, source in origins.items() if _covers(key, leaf)]
+        source = known[-1] if known else " + ".join(name for name, _ in layers) or "config"
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = "unknown key"
+        lines.append(f"{source}: {key or 'config'}: {message}")
+    return "\n".join(lines)
+
+
+def _covers(key: str, leaf: str) -> bool:
+    return leaf == key or leaf.startswith(f"{key}.") or key.startswith(f"{leaf}.")

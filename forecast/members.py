@@ -1,0 +1,120 @@
+"""The members of the ensemble that are loaded here, and what each one forecasts.
+
+A new version is loaded beside the one that serves, proved by its probe, and only then swapped in:
+a version that cannot be loaded leaves the last good one serving.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from forecast import baselines
+from forecast.artifact import Artifact, unpack
+from forecast.errors import UnknownVersion
+from forecast.record import ForecastBlock
+
+if TYPE_CHECKING:
+    from forecast.baselines import BaselineTables
+    from forecast.model import FloatArray, Model
+    from forecast.schema import Schema
+    from forecast.windows import RawWindows
+
+CHAMPION = "champion"
+COPY_LAST = "copy_last"
+SEASONAL_NAIVE = "seasonal_naive"
+
+
+class Members:
+    """Loaded versions, the newest few, and the one that answers as champion."""
+
+    def __init__(self, *, fingerprint: str, keep: int = 3) -> None:
+        self._fingerprint = fingerprint
+        self._keep = keep
+        self._models: OrderedDict[int, Model] = OrderedDict()
+        self._champion: int | None = None
+
+    @property
+    def champion(self) -> int | None:
+        """The version that answers as champion; None before the first."""
+        return self._champion
+
+    def loaded(self, version: int) -> bool:
+        """Whether this version can answer without loading."""
+        return version in self._models
+
+    def load(self, version: int, artifact: Artifact) -> None:
+        """Load a version beside the others; raises ArtifactError and changes nothing."""
+        if version not in self._models:
+            self._models[version] = unpack(artifact, fingerprint=self._fingerprint)
+        self._models.move_to_end(version)
+        while len(self._models) > self._keep:
+            oldest = next(known for known in self._models if known != self._champion)
+            del self._models[oldest]
+
+    def swap(self, version: int) -> None:
+        """Let a loaded version answer as champion: one reference changes.
+
+        Raises UnknownVersion when it is not loaded.
+        """
+        if version not in self._models:
+            raise UnknownVersion(f"version {version} is not loaded")
+        self._champion = version
+
+    def forecast(self, raw: RawWindows, version: int | None = None) -> FloatArray:
+        """Quantiles [N, H, T, Q] in natural units, from `version` or the champion."""
+        chosen = self._champion if version is None else version
+        if chosen is None or chosen not in self._models:
+            raise UnknownVersion(f"version {chosen} is not loaded")
+        return self._models[chosen].predict(raw)
+
+
+def blocks_of_record(
+    raw: RawWindows,
+    *,
+    slot: int,
+    members: Members,
+    tables: BaselineTables,
+    schema: Schema,
+    levels: Sequence[float],
+    ready: np.ndarray,
+) -> tuple[ForecastBlock, ...]:
+    """One block per live member for every server of `raw` (origin `slot`).
+
+    `ready` [N] bool says which servers have enough context for the champion; the others get NaN
+    from it and are answered by a baseline.
+    """
+    lower, upper = bounds(schema)
+    shared = {"tables": tables, "targets": schema.targets, "lower": lower, "upper": upper}
+    values = {
+        COPY_LAST: baselines.copy_last(raw, **shared),
+        SEASONAL_NAIVE: baselines.seasonal_naive(raw, **shared),
+    }
+    if members.champion is not None:
+        block = np.full_like(values[COPY_LAST], np.nan)
+        if ready.any():
+            block[ready] = members.forecast(raw.select(np.flatnonzero(ready)))
+        values = {CHAMPION: block, **values}
+    return tuple(
+        ForecastBlock(
+            slot=slot,
+            member=member,
+            version=members.champion if member == CHAMPION else None,
+            servers=raw.servers,
+            targets=schema.targets,
+            levels=tuple(levels),
+            values=block.astype(np.float32),
+        )
+        for member, block in values.items()
+    )
+
+
+def bounds(schema: Schema) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper bound [T] of each target; infinite where none is declared."""
+    metrics = [schema.metric(target) for target in schema.targets]
+    lower = [-np.inf if metric.lower is None else metric.lower for metric in metrics]
+    upper = [np.inf if metric.upper is None else metric.upper for metric in metrics]
+    return np.array(lower, np.float32), np.array(upper, np.float32)

@@ -1,0 +1,297 @@
+"""The registry: immutable versions of the model, and the one that serves.
+
+A change happens when its audit record is on disk: the record holds the whole new state. A version's
+folder is complete before the record that names it is written, and removed only after one that no
+longer names it. So a crash between any two file operations leaves the old state or the new one,
+and opening the registry clears what is left over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forecast.audit import AuditLog, AuditRecord
+from forecast.storage import DISK, Disk, OwnerLock
+from forecast.store import Refused, Servable, VersionStore
+from forecast.versions import RegistryState, UpdateRecord, VersionInfo
+
+if TYPE_CHECKING:
+    from forecast.artifact import Artifact
+
+__all__ = ["Refused", "Registry", "RegistryState", "Servable", "UpdateRecord", "VersionInfo"]
+
+_COMMITS = ("register", "promote", "reject", "rollback", "alias")
+
+
+class Registry:
+    """The one writer of a panel's versions and aliases.
+
+    Changes are idempotent: each has a key, by default of event time and version, and one that was
+    committed before changes nothing. A caller that may ask twice within a slot and mean it (a
+    person) passes its own `key`, one per request. Take the `lock` before opening the audit log.
+    """
+
+    def __init__(
+        self,
+        *,
+        storage: Path,
+        audit: AuditLog,
+        panel: str,
+        keep_versions: int,
+        fingerprint: str,
+        now: Callable[[], float],
+        lock: OwnerLock | None = None,
+        disk: Disk = DISK,
+    ) -> None:
+        """Open or create; `fingerprint` is the schema's, `now` the wall clock in seconds.
+
+        Raises StateError when the versions that the log names are not there at all, and AuditError
+        when the log has lost records that were committed.
+        """
+        if keep_versions < 1:
+            raise ValueError(f"keep_versions is {keep_versions}; at least 1 is needed")
+        self._audit = audit
+        self._keep = keep_versions
+        self._now = now
+        self._lock = lock
+        latest = audit.latest.state if audit.latest else None
+        self._state = RegistryState.from_json(latest) if latest else RegistryState()
+        self._store = VersionStore(storage / panel, panel=panel, fingerprint=fingerprint, disk=disk)
+        self._check_owner()
+        self._store.open(self._state, audit)
+        self._store.settle(self._state, audit)
+        if audit.cut_bytes:
+            self.note(
+                "audit_tail_cut",
+                slot=audit.latest.slot if audit.latest else 0,
+                detail={"bytes": audit.cut_bytes, "after_record": len(audit)},
+                key=audit.head,
+            )
+
+    def state(self) -> RegistryState:
+        """The present state."""
+        return self._state
+
+    def resolve(self, name: str | int) -> int:
+        """The version that an alias, a number or its text names; raises UnknownVersion."""
+        return self._state.resolve(name)
+
+    def manifest(self, name: str | int) -> dict[str, Any]:
+        """A version's manifest, verified; raises UnknownVersion, ArtifactError."""
+        return self._store.manifest(self._state.info(self.resolve(name)))
+
+    def load(self, name: str | int) -> Artifact:
+        """A version's files, checksums verified.
+
+        Raises UnknownVersion, and ArtifactError naming the file that is missing or damaged or
+        belongs to another schema.
+        """
+        return self._store.read(self._state.info(self.resolve(name)))
+
+    def newest_servable(self, *, refused: Collection[int] = ()) -> Servable | None:
+        """The champion, or the last good version before it; None when there is none.
+
+        `refused` names versions that the caller could not use. What was passed over is in the
+        answer; it is logged too, as it needs a person.
+        """
+        return self._store.newest_servable(self._state, refused)
+
+    def pull_if_newer(
+        self, seen_revision: int, *, refused: Collection[int] = ()
+    ) -> tuple[RegistryState, Servable] | None:
+        """The state and what should serve, for a reader that has seen another revision.
+
+        None when the reader is up to date or nothing can serve.
+        """
+        if seen_revision == self._state.revision:
+            return None
+        servable = self.newest_servable(refused=refused)
+        return None if servable is None else (self._state, servable)
+
+    def updates(self, *, limit: int = 100, since_slot: int | None = None) -> list[UpdateRecord]:
+        """The gate's verdicts of slot `since_slot` or later, newest first."""
+        records = self._audit.records(
+            since_slot=since_slot, kinds=("promote", "reject"), newest_first=True
+        )
+        return [UpdateRecord.of(record) for record in islice(records, limit)]
+
+    def register(self, artifact: Artifact, *, update_id: str, slot: int) -> int:
+        """Store a version and return its number; the same `update_id` gives the same number.
+
+        Raises ArtifactError when the artifact is damaged or of another schema.
+        """
+        key = f"register:{update_id}"
+        if (known := self._done(key)) is not None:
+            return int(known.detail["version"])
+        version = self._state.next_version
+        self._store.sweep(self._state)
+        info = self._store.write(version, artifact, update_id=update_id, slot=slot)
+        detail = {
+            "version": version,
+            "update_id": update_id,
+            "lineage": artifact.manifest.get("lineage", {}),
+            "metrics": artifact.manifest.get("metrics", {}),
+        }
+        state = self._state.registered(info)
+        self._commit("register", key, state, slot=slot, who="registry", detail=detail)
+        return version
+
+    def promote(
+        self,
+        version: int,
+        *,
+        slot: int,
+        reasons: Sequence[str],
+        who: str,
+        update_id: str | None = None,
+        report: Mapping[str, Any] | None = None,
+        key: str | None = None,
+    ) -> RegistryState:
+        """Make a version the champion; the old champion becomes `previous`.
+
+        Its files are verified first. Raises UnknownVersion, ArtifactError.
+        """
+        key = f"promote:{key or f'{slot}:{version}'}"
+        if self._done(key) is None:
+            lineage = self.load(version).manifest.get("lineage", {})
+            state = self._state.promoted(version, slot=slot)
+            detail = {
+                "version": version,
+                "replaces": self._state.champion,
+                "update_id": update_id or self._state.info(version).update_id,
+                "reasons": list(reasons),
+                "report": report or {},
+                "lineage": lineage,
+            }
+            self._commit("promote", key, state, slot=slot, who=who, detail=detail)
+        return self._state
+
+    def reject(
+        self,
+        version: int | None,
+        *,
+        slot: int,
+        reasons: Sequence[str],
+        who: str,
+        update_id: str,
+        report: Mapping[str, Any] | None = None,
+    ) -> RegistryState:
+        """Keep the gate's refusal; None when the challenger was never registered.
+
+        A refused version is removed unless an alias names it. Raises UnknownVersion, and
+        RegistryError when the version is promoted.
+        """
+        key = f"reject:{slot}:{update_id}"
+        if self._done(key) is None:
+            known = self._audit.find(f"register:{update_id}")
+            detail = {
+                "version": version,
+                "update_id": update_id,
+                "reasons": list(reasons),
+                "report": report or {},
+                "lineage": known.detail["lineage"] if known else {},
+            }
+            state = None if version is None else self._state.rejected(version, slot=slot)
+            self._commit("reject", key, state, slot=slot, who=who, detail=detail)
+        return self._state
+
+    def rollback(
+        self, to: int | None = None, *, slot: int, who: str, reason: str, key: str | None = None
+    ) -> RegistryState:
+        """Move the champion back, to `previous` or to a version that was champion before.
+
+        What came after it is withdrawn: it no longer serves, not even as a way out. Raises
+        RegistryError when there is no such version, ArtifactError when it is damaged.
+        """
+        key = f"rollback:{key or f'{slot}:{to}'}"
+        if self._done(key) is None:
+            state = self._state.rolled_back(to, slot=slot)
+            self.load(state.aliases["champion"])
+            replaces = self._state.champion
+            detail = {"version": state.champion, "replaces": replaces, "reason": reason}
+            self._commit("rollback", key, state, slot=slot, who=who, detail=detail)
+        return self._state
+
+    def set_alias(
+        self,
+        name: str,
+        version: int | None,
+        *,
+        slot: int,
+        who: str,
+        reason: str,
+        key: str | None = None,
+    ) -> RegistryState:
+        """Let an alias (`challenger`, `anchor`, a pin) name a version, or drop it (None).
+
+        Raises UnknownVersion, and RegistryError for an alias that only a promotion moves.
+        """
+        key = f"alias:{key or f'{slot}:{name}:{version}'}"
+        if self._done(key) is None:
+            state = self._state.aliased(name, version)
+            detail = {"alias": name, "version": version, "reason": reason}
+            self._commit("alias", key, state, slot=slot, who=who, detail=detail)
+        return self._state
+
+    def note(
+        self,
+        kind: str,
+        *,
+        slot: int,
+        detail: Mapping[str, Any],
+        who: str = "registry",
+        key: str | None = None,
+    ) -> AuditRecord:
+        """Audit an event that changes no version; once per key, by default (slot, kind)."""
+        if kind in _COMMITS:
+            raise ValueError(f"{kind!r} is a change of the registry, not a note")
+        self._check_owner()
+        return self._audit.append(
+            kind=kind,
+            slot=slot,
+            who=who,
+            time_s=self._now(),
+            key=f"note:{kind}:{slot if key is None else key}",
+            detail=detail,
+        )
+
+    def _done(self, key: str) -> AuditRecord | None:
+        """The record of a change committed before; what it left to do is then done too."""
+        self._check_owner()
+        record = self._audit.find(key)
+        if record is not None:
+            self._store.settle(self._state, self._audit)
+        return record
+
+    def _commit(
+        self,
+        kind: str,
+        key: str,
+        state: RegistryState | None,
+        *,
+        slot: int,
+        who: str,
+        detail: Mapping[str, Any],
+    ) -> None:
+        """Write the record that makes the change happen, then bring the files in line with it."""
+        self._check_owner()
+        after = None if state is None else state.retained(self._keep)
+        self._audit.append(
+            kind=kind,
+            slot=slot,
+            who=who,
+            time_s=self._now(),
+            key=key,
+            detail=detail,
+            state=None if after is None else after.to_json(),
+        )
+        if after is not None:
+            self._state = after
+            self._store.settle(after, self._audit)
+
+    def _check_owner(self) -> None:
+        if self._lock is not None:
+            self._lock.check()

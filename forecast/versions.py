@@ -1,0 +1,235 @@
+"""Which versions there are and which one each alias names: the registry's state, without files.
+
+A version goes `registered` -> `promoted` or `rejected`, and `promoted` -> `withdrawn` when it is
+rolled back; a later promotion makes it `promoted` again. Each change gives a new state.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, Self
+
+from forecast.audit import AuditRecord
+from forecast.errors import RegistryError, UnknownVersion
+
+Status = Literal["registered", "promoted", "rejected", "withdrawn"]
+
+MOVED_BY_PROMOTION = ("champion", "previous", "base")
+"""Aliases that only a promotion or a rollback moves: there is one door to serving."""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionInfo:
+    """What the registry knows of a version without reading its files."""
+
+    version: int
+    kind: str
+    """`base` or `update`, from the manifest's lineage."""
+    parent: int | None
+    update_id: str
+    slot: int
+    """Event time at which it was registered."""
+    created_at: str
+    fingerprint: str
+    weights_sha256: str
+    manifest_sha256: str
+    bytes: int
+    status: Status = "registered"
+    decided_slot: int | None = None
+    """Event time of its last promotion, rejection or withdrawal."""
+    promotion: int | None = None
+    """The state's revision at its last promotion; orders promotions."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryState:
+    """Everything the registry knows; `revision` rises with every change.
+
+    `line` is the champion and those before it that a rollback may return to, oldest first.
+    """
+
+    revision: int = 0
+    aliases: Mapping[str, int] = field(default_factory=dict)
+    versions: tuple[VersionInfo, ...] = ()
+    line: tuple[int, ...] = ()
+    next_version: int = 1
+
+    @property
+    def champion(self) -> int | None:
+        """The version that serves; None before the first promotion."""
+        return self.aliases.get("champion")
+
+    def info(self, version: int) -> VersionInfo:
+        """What is known of a kept version; raises UnknownVersion."""
+        for info in self.versions:
+            if info.version == version:
+                return info
+        raise UnknownVersion(f"no version {version}; {self._known()}")
+
+    def resolve(self, name: str | int) -> int:
+        """The version an alias or a number names; raises UnknownVersion."""
+        if isinstance(name, str) and name in self.aliases:
+            return self.aliases[name]
+        if isinstance(name, int) or re.fullmatch(r"[0-9]{1,18}", name):
+            return self.info(int(name)).version
+        raise UnknownVersion(f"no version or alias {name!r}; {self._known()}")
+
+    def servable(self) -> tuple[int, ...]:
+        """Versions that may answer, best first: the champion, those before it, the base."""
+        base = self.aliases.get("base")
+        order = list(reversed(self.line))
+        if base is not None and base not in order and self.info(base).status == "promoted":
+            order.append(base)
+        return tuple(order)
+
+    def registered(self, info: VersionInfo) -> RegistryState:
+        """With one more version."""
+        return self._next(versions=(*self.versions, info), next_version=info.version + 1)
+
+    def promoted(self, version: int, *, slot: int) -> RegistryState:
+        """With this version as champion and the old champion as `previous`."""
+        info = self.info(version)
+        line = (*(kept for kept in self.line if kept != version), version)
+        aliases = _without(self.aliases, "challenger", version)
+        if info.kind == "base":
+            aliases["base"] = version
+        mark = replace(info, status="promoted", decided_slot=slot, promotion=self.revision + 1)
+        return self._next(line=line, aliases=aliases, versions=self._with(mark))
+
+    def rejected(self, version: int, *, slot: int) -> RegistryState:
+        """With this version marked as refused by the gate; raises RegistryError if it serves."""
+        info = self.info(version)
+        if info.status == "promoted":
+            raise RegistryError(f"version {version} is promoted: roll it back, do not reject it")
+        aliases = _without(self.aliases, "challenger", version)
+        mark = replace(info, status="rejected", decided_slot=slot)
+        return self._next(aliases=aliases, versions=self._with(mark))
+
+    def rolled_back(self, to: int | None, *, slot: int) -> RegistryState:
+        """With `to` (None: `previous`) as champion, and what came after it withdrawn.
+
+        Raises RegistryError when there is no previous version, or `to` was never promoted.
+        """
+        if to is None:
+            if len(self.line) < 2:
+                raise RegistryError(f"no previous version to roll back to; {self._known()}")
+            to = self.line[-2]
+        info = self.info(to)
+        if info.promotion is None:
+            raise RegistryError(f"version {to} is {info.status} and never was champion")
+        end = self.line.index(to) if to in self.line else len(self.line) - 1
+        gone = {kept for kept in self.line[end:] if kept != to}
+        back = replace(info, status="promoted", decided_slot=slot)
+        versions = tuple(
+            replace(each, status="withdrawn", decided_slot=slot) if each.version in gone else each
+            for each in self._with(back)
+        )
+        return self._next(line=(*self.line[:end], to), versions=versions)
+
+    def aliased(self, name: str, version: int | None) -> RegistryState:
+        """With the alias naming this version, or with no such alias (None).
+
+        Raises RegistryError for a name that is no alias or that only a promotion moves.
+        """
+        if name in MOVED_BY_PROMOTION:
+            raise RegistryError(f"alias {name!r} moves by promotion and rollback only")
+        if not re.fullmatch(r"[a-z][a-z0-9-]{0,62}", name):
+            raise RegistryError(f"{name!r} is no alias: a letter, then letters, digits or '-'")
+        aliases = {known: number for known, number in self.aliases.items() if known != name}
+        if version is not None:
+            aliases[name] = self.info(version).version
+        return self._next(aliases=aliases)
+
+    def retained(self, keep: int) -> RegistryState:
+        """Without the versions that may go.
+
+        Kept are whatever an alias names (the base among them), the last `keep` promoted, and the
+        last `keep` that nobody has decided on.
+        """
+        named = set(self.aliases.values())
+        by_promotion = sorted(
+            (info.promotion, info.version) for info in self.versions if info.promotion is not None
+        )
+        named.update(version for _, version in by_promotion[-keep:])
+        open_ones = [info.version for info in self.versions if info.status == "registered"]
+        named.update(open_ones[-keep:])
+        return replace(
+            self,
+            versions=tuple(info for info in self.versions if info.version in named),
+            line=tuple(version for version in self.line if version in named),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As the audit log holds it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """The state of an audit record."""
+        known = {each.name for each in fields(cls)}
+        values = {name: value for name, value in stored.items() if name in known}
+        values["versions"] = tuple(VersionInfo(**info) for info in stored["versions"])
+        values["line"] = tuple(stored["line"])
+        return cls(**values)
+
+    def _with(self, info: VersionInfo) -> tuple[VersionInfo, ...]:
+        return tuple(info if each.version == info.version else each for each in self.versions)
+
+    def _next(self, **changes: Any) -> RegistryState:  # noqa: ANN401
+        """The state after a change, `champion` and `previous` following the line."""
+        state = replace(self, revision=self.revision + 1, **changes)
+        aliases = {
+            name: version
+            for name, version in state.aliases.items()
+            if name not in ("champion", "previous")
+        }
+        aliases |= dict(zip(("champion", "previous"), reversed(state.line), strict=False))
+        return replace(state, aliases=aliases)
+
+    def _known(self) -> str:
+        numbers = [str(info.version) for info in self.versions]
+        return f"there are {', '.join([*sorted(self.aliases), *numbers]) or 'none'}"
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRecord:
+    """One verdict of the gate, as the audit log holds it."""
+
+    sequence: int
+    time_s: float
+    slot: int
+    verdict: Literal["promoted", "rejected"]
+    update_id: str | None
+    version: int | None
+    parent: int | None
+    who: str
+    reasons: tuple[str, ...]
+    report: dict[str, Any]
+    """The gate's report, empty when it gave none."""
+    lineage: dict[str, Any]
+    """What the version was trained from; empty when it was refused before it was registered."""
+
+    @classmethod
+    def of(cls, record: AuditRecord) -> Self:
+        """The verdict in a `promote` or `reject` record."""
+        detail = record.detail
+        return cls(
+            sequence=record.sequence,
+            time_s=record.time_s,
+            slot=record.slot,
+            verdict="promoted" if record.kind == "promote" else "rejected",
+            update_id=detail["update_id"],
+            version=detail["version"],
+            parent=detail["lineage"].get("parent"),
+            who=record.who,
+            reasons=tuple(detail["reasons"]),
+            report=detail["report"],
+            lineage=detail["lineage"],
+        )
+
+
+def _without(aliases: Mapping[str, int], name: str, version: int) -> dict[str, int]:
+    """The aliases, less this one where it names this version."""
+    return {known: of for known, of in aliases.items() if (known, of) != (name, version)}

@@ -1,0 +1,278 @@
+"""Windows: what the buffer cuts, what the model reads, and the one transform between them.
+
+Training and serving call the same `transform`, so a forecast is made from the features the model
+learned on. Everything is numpy: a window is a slice of the grid, never a data frame.
+
+Legend: N windows, L context slots, H horizon slots, M metrics, T targets, Q quantile levels,
+C real columns, K categorical columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forecast import features
+from forecast.window_spec import WindowSpec
+
+__all__ = ["RawWindows", "WindowSpec", "Windows", "inverse", "transform"]
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+_LOG_UNIT = 5.0
+"""Divides logarithms of ratios that reach e^10, so that the feature stays of order 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawWindows:
+    """N windows as the buffer cuts them: natural units, NaN where nothing is known.
+
+    Raises ValueError when the arrays do not fit each other.
+    """
+
+    servers: tuple[str, ...]
+    roles: tuple[str, ...]
+    timezones: tuple[str, ...]
+    """IANA names, one per window like `servers` and `roles`."""
+    metrics: tuple[str, ...]
+    context: int
+    horizon: int
+    step_seconds: int
+    origin: IntArray
+    """[N] the last slot of the context."""
+    values: FloatArray
+    """[N, L+H, M]; the horizon part is all NaN in windows cut without labels."""
+    daily: FloatArray
+    """[N, L+H, M] the value one day before each slot."""
+    weekly: FloatArray
+    """[N, L+H, M] the value one week before each slot."""
+    spread: FloatArray
+    """[N, M] long-run deviation of the server's metric in the metric's transformed space."""
+
+    def __post_init__(self) -> None:
+        count, length = len(self.servers), self.context + self.horizon
+        shape = (count, length, len(self.metrics))
+        wanted = {
+            "roles": (len(self.roles), count),
+            "timezones": (len(self.timezones), count),
+            "origin": (self.origin.shape, (count,)),
+            "values": (self.values.shape, shape),
+            "daily": (self.daily.shape, shape),
+            "weekly": (self.weekly.shape, shape),
+            "spread": (self.spread.shape, (count, len(self.metrics))),
+        }
+        for name, (got, need) in wanted.items():
+            if got != need:
+                raise ValueError(f"windows of {count} servers: {name} is {got}, need {need}")
+
+    def __len__(self) -> int:
+        return len(self.servers)
+
+    def select(self, index: IntArray | BoolArray) -> RawWindows:
+        """The windows at these positions (or where a mask is true), in the order given."""
+        rows = _positions(index, len(self))
+        return replace(
+            self,
+            servers=tuple(self.servers[row] for row in rows),
+            roles=tuple(self.roles[row] for row in rows),
+            timezones=tuple(self.timezones[row] for row in rows),
+            origin=self.origin[rows],
+            values=self.values[rows],
+            daily=self.daily[rows],
+            weekly=self.weekly[rows],
+            spread=self.spread[rows],
+        )
+
+    @staticmethod
+    def concat(parts: Sequence[RawWindows]) -> RawWindows:
+        """All windows of `parts`, in order; they must agree on metrics, lengths and step."""
+        if not parts:
+            raise ValueError("nothing to concatenate: no windows given")
+        first = parts[0]
+        kind = (first.metrics, first.context, first.horizon, first.step_seconds)
+        for part in parts[1:]:
+            other = (part.metrics, part.context, part.horizon, part.step_seconds)
+            if other != kind:
+                raise ValueError(f"windows of different kinds: {kind} and {other}")
+        return replace(
+            first,
+            servers=tuple(name for part in parts for name in part.servers),
+            roles=tuple(role for part in parts for role in part.roles),
+            timezones=tuple(zone for part in parts for zone in part.timezones),
+            origin=np.concatenate([part.origin for part in parts]),
+            values=np.concatenate([part.values for part in parts]),
+            daily=np.concatenate([part.daily for part in parts]),
+            weekly=np.concatenate([part.weekly for part in parts]),
+            spread=np.concatenate([part.spread for part in parts]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """N windows as the model reads them.
+
+    `*_cont` hold the columns of `WindowSpec.reals`; columns of `unknown_reals` are 0 in the
+    decoder. `target`, like every value of a target or metric, is in units of the window's scale
+    around the window's center.
+    """
+
+    encoder_cont: FloatArray
+    """[N, L, C]"""
+    decoder_cont: FloatArray
+    """[N, H, C]"""
+    encoder_cat: IntArray
+    """[N, L, K]"""
+    decoder_cat: IntArray
+    """[N, H, K]"""
+    target: FloatArray
+    """[N, H, T] scaled labels, NaN where unknown."""
+    center: Floats
+    """[N, T] last value of the context in the metric's transformed space."""
+    scale: Floats
+    """[N, T] in the metric's transformed space, above 0."""
+
+    def __len__(self) -> int:
+        return len(self.encoder_cont)
+
+    def select(self, index: IntArray | BoolArray) -> Windows:
+        """The windows at these positions (or where a mask is true), in the order given."""
+        rows = _positions(index, len(self))
+        return Windows(
+            encoder_cont=self.encoder_cont[rows],
+            decoder_cont=self.decoder_cont[rows],
+            encoder_cat=self.encoder_cat[rows],
+            decoder_cat=self.decoder_cat[rows],
+            target=self.target[rows],
+            center=self.center[rows],
+            scale=self.scale[rows],
+        )
+
+
+def transform(raw: RawWindows, spec: WindowSpec, *, mask_role: BoolArray | None = None) -> Windows:
+    """The windows as the model reads them; the only way from measured values to features.
+
+    The center of a metric is its last value in the context, so that an output of 0 repeats it; its
+    scale is the largest of the context's deviation, a share of the long-run deviation and the
+    declared resolution. A metric that `raw` lacks is all gap. `mask_role` [N] hides the role
+    where true: so training learns to forecast for a role it has never seen.
+
+    Raises ValueError when `raw` has another step, context or horizon than `spec`.
+    """
+    given = (raw.step_seconds, raw.context, raw.horizon)
+    wanted = (spec.step_seconds, spec.context, spec.horizon)
+    if given != wanted:
+        raise ValueError(f"step, context and horizon are {given}, the model reads {wanted}")
+    values_NSM = features.model_space(_gather(raw.values, raw, spec), spec.metrics)
+    context_NLM = values_NSM[:, : spec.context]
+    filled_NLM = features.forward_fill(context_NLM)
+    center = filled_NLM[:, -1]
+    finest = features.resolutions(center, spec.metrics)
+    spread = _gather(raw.spread, raw, spec)
+    floor = np.fmax(finest, spec.scale_floor_share * spread)
+    scale = np.maximum(features.deviation(context_NLM), floor)
+
+    wanted_columns = list(spec.target_columns)
+    target_center, target_scale = center[:, wanted_columns], scale[:, wanted_columns]
+    blocks = [
+        _static(scale, spread, finest, spec),
+        _known(raw, spec, target_center, target_scale),
+        _unknown(context_NLM, (filled_NLM - center[:, None]) / scale[:, None], spec),
+    ]
+    cont = np.concatenate(blocks, axis=2, dtype=np.float32)
+    cat = _categories(raw, spec, mask_role)
+    labels = values_NSM[:, spec.context :, wanted_columns]
+    return Windows(
+        encoder_cont=cont[:, : spec.context],
+        decoder_cont=cont[:, spec.context :],
+        encoder_cat=cat[:, : spec.context],
+        decoder_cat=cat[:, spec.context :],
+        target=((labels - target_center[:, None]) / target_scale[:, None]).astype(np.float32),
+        center=target_center,
+        scale=target_scale,
+    )
+
+
+def inverse(quantiles_NHTQ: FloatArray, windows: Windows, spec: WindowSpec) -> FloatArray:
+    """Scaled quantiles as values in natural units.
+
+    Sorted over Q, because a network's quantiles may cross, and clipped to each target's bounds.
+    """
+    metrics = [spec.metrics[column] for column in spec.target_columns]
+    scaled_NHQT = np.sort(quantiles_NHTQ, axis=3).astype(np.float64).swapaxes(2, 3)
+    moved = scaled_NHQT * windows.scale[:, None, None] + windows.center[:, None, None]
+    lower = np.array([-np.inf if m.lower is None else m.lower for m in metrics])
+    upper = np.array([np.inf if m.upper is None else m.upper for m in metrics])
+    natural = np.clip(features.natural_space(moved, metrics), lower, upper)
+    return np.ascontiguousarray(natural.swapaxes(2, 3), dtype=np.float32)
+
+
+def _gather(values: FloatArray, raw: RawWindows, spec: WindowSpec) -> Floats:
+    """The metrics [..., M] the model reads, in its order; all NaN where `raw` has no such one."""
+    columns = {name: column for column, name in enumerate(raw.metrics)}
+    gathered = np.full((*values.shape[:-1], len(spec.metrics)), np.nan)
+    for place, metric in enumerate(spec.metrics):
+        if metric.name in columns:
+            gathered[..., place] = values[..., columns[metric.name]]
+    return gathered
+
+
+def _static(scale: Floats, spread: Floats, finest: Floats, spec: WindowSpec) -> Floats:
+    """[N, L+H, 2T] the columns of `static_reals`; an unknown long-run deviation is the window's."""
+    targets = list(spec.target_columns)
+    known = np.where(np.isfinite(spread) & (spread > 0), spread, scale)
+    ratios = [np.log(scale / known), np.log(np.maximum(known / finest, 1.0)) / _LOG_UNIT]
+    static_NC = np.concatenate([ratio[:, targets] for ratio in ratios], axis=1)
+    return np.repeat(static_NC[:, None], spec.context + spec.horizon, axis=1)
+
+
+def _known(raw: RawWindows, spec: WindowSpec, center: Floats, scale: Floats) -> Floats:
+    """[N, L+H, K] the columns of `known_reals`; an unknown lag is 0, the center."""
+    steps = np.arange(-spec.context, spec.horizon)
+    slots = raw.origin[:, None] + 1 + steps
+    lags, shares = [], []
+    for lag in (raw.daily, raw.weekly):
+        values = features.model_space(_gather(lag, raw, spec), spec.metrics)
+        values = values[..., list(spec.target_columns)]
+        seen = np.isfinite(values)
+        scaled = np.where(seen, (values - center[:, None]) / scale[:, None], 0.0)
+        lags.append(_squashed(scaled))
+        shares.append(seen.mean(axis=2, keepdims=True))
+    position = steps.astype(np.float32) / np.float32(spec.context)
+    relative = np.broadcast_to(position[None, :, None], (*slots.shape, 1))
+    calendar = features.calendar(slots, raw.timezones, spec.step_seconds)
+    return np.concatenate([calendar, *lags, *shares, relative], axis=2)
+
+
+def _unknown(context_NLM: Floats, scaled_NLM: Floats, spec: WindowSpec) -> Floats:
+    """[N, L+H, U] the columns of `unknown_reals`, 0 in the horizon."""
+    seen = np.isfinite(context_NLM)
+    age = features.slots_since_seen(seen[:, :, list(spec.target_columns)].any(axis=2))
+    share = 1.0 - seen.mean(axis=2, keepdims=True)
+    known = np.concatenate([_squashed(scaled_NLM), np.log1p(age)[:, :, None], share], axis=2)
+    return np.pad(known, ((0, 0), (0, spec.horizon), (0, 0)))
+
+
+def _categories(raw: RawWindows, spec: WindowSpec, mask_role: BoolArray | None) -> IntArray:
+    """[N, L+H, 1] the category of each window's role; 0 for an unknown or hidden one."""
+    numbers = {role: number for number, role in enumerate(spec.roles, start=1)}
+    category = np.array([numbers.get(role, 0) for role in raw.roles], dtype=np.int64)
+    if mask_role is not None:
+        category = np.where(mask_role, 0, category)
+    return np.repeat(category[:, None, None], spec.context + spec.horizon, axis=1)
+
+
+def _squashed(scaled: Floats) -> Floats:
+    """Linear around 0, logarithmic far out: a calm window's scale is small, its jumps are not."""
+    return np.arcsinh(scaled)
+
+
+def _positions(index: IntArray | BoolArray, count: int) -> IntArray:
+    """Row numbers of an index array or a mask of `count` rows."""
+    array = np.asarray(index)
+    return np.arange(count)[array] if array.size else np.zeros(0, np.int64)

@@ -1,0 +1,320 @@
+"""The Serve application: HTTP in front of one fleet.
+
+    client ─► Gateway ──snapshot── LedgerActor        the forecast of record, from memory
+                 │ ─► Ingest ────── BufferActor       rows in, acknowledged when kept
+                 │ ─► Forecaster ── RegistryActor     versions computed on demand, in batches
+                 └─► Bootstrap                        makes the fleet's actors exist
+
+Serving imports no training code; only `Bootstrap` does, inside its constructor. Weights are
+pulled, never pushed: a Forecaster loads a new version beside the old one and swaps a reference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle
+
+from actors import handles, telemetry
+from forecast.auth import Guard
+from forecast.config import Config, load
+from forecast.errors import ArtifactError, Busy, RegistryError, UnknownVersion
+from forecast.ingest import IngestAnswer, Parser
+from forecast.record import Snapshot
+from forecast.routes import make_app
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from forecast.windows import RawWindows
+
+log = logging.getLogger("fleetcast.serve")
+
+_POLL_S = 10.0
+_ACTOR_TIMEOUT_S = 15.0
+
+
+def build(args: Config | Mapping[str, str]) -> serve.Application:
+    """The application of one fleet: `serve run serve_app:build config=configs/laptop.toml`.
+
+    Raises ConfigError when the config is wrong or would leave the API open to strangers.
+    """
+    config = args if isinstance(args, Config) else load([Path(args["config"])]).config
+    Guard.from_config(config.serve)  # refuse before anything starts
+    sizes = config.serve
+    light = {"num_cpus": 0.05}
+    forecaster = Forecaster.options(
+        num_replicas=sizes.forecaster_replicas,
+        max_ongoing_requests=4 * sizes.forecaster_max_batch,
+        ray_actor_options={"num_cpus": 0.1},
+    ).bind(config)
+    ingest = Ingest.options(
+        max_ongoing_requests=8, max_queued_requests=64, ray_actor_options=light
+    ).bind(config)
+    bootstrap = Bootstrap.options(ray_actor_options={"num_cpus": 0}).bind(config)
+    return Gateway.options(
+        num_replicas=sizes.gateway_replicas,
+        max_ongoing_requests=sizes.max_ongoing_requests,
+        ray_actor_options=light,
+    ).bind(config, ingest, forecaster, bootstrap)
+
+
+@serve.deployment(num_replicas=1)
+class Bootstrap:
+    """Makes the fleet's actors exist, also after the cluster lost them."""
+
+    def __init__(self, config: Config) -> None:
+        from actors import topology  # training code: never imported by the serving processes
+
+        self._config = config
+        topology.ensure(config)
+
+    async def present(self) -> list[str]:
+        """The roles whose actor exists."""
+        fleet, panel = self._config.fleet, self._config.panel.name
+        return [role for role in handles.ROLES if handles.find(fleet, panel, role) is not None]
+
+
+class _Actors:
+    """The fleet's actors as this replica reaches them."""
+
+    def __init__(self, config: Config) -> None:
+        self._fleet, self._panel = config.fleet, config.panel.name
+        self._known: dict[str, Any] = {}
+
+    async def ask(
+        self, role: str, method: str, *args: Any, timeout_s: float = _ACTOR_TIMEOUT_S, **kwargs: Any
+    ) -> Any:
+        """Call an actor's method; raises Busy while the actor cannot answer."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                if role not in self._known:
+                    self._known[role] = await handles.wait_for(self._fleet, self._panel, role)
+                return await getattr(self._known[role], method).remote(*args, **kwargs)
+        except TimeoutError as error:
+            raise Busy(f"the {role} does not answer", retry_after_s=5) from error
+        except ray.exceptions.RayActorError as error:
+            # Made anew under the same name: look it up again next time.
+            self._known.pop(role, None)
+            raise Busy(f"the {role} is restarting", retry_after_s=5) from error
+
+
+@serve.deployment
+class Ingest:
+    """Rows in: validated here, kept by the buffer, acknowledged after it kept them."""
+
+    def __init__(self, config: Config) -> None:
+        self._parser = Parser.from_config(config)
+        self._actors = _Actors(config)
+
+    async def ingest(
+        self, body: bytes, content_type: str, content_encoding: str, request_id: str
+    ) -> IngestAnswer:
+        """Parse, validate and append one request."""
+        parsed = await asyncio.to_thread(self._parser.parse, body, content_type, content_encoding)
+        report = await self._actors.ask(handles.BUFFER, "append", request_id, parsed.block)
+        return self._parser.answer(parsed, report)
+
+
+@serve.deployment
+class Forecaster:
+    """Computes forecasts by the champion or any kept version, in batches.
+
+    A new champion is loaded beside the one that serves, proved by its probe, then swapped in.
+    """
+
+    def __init__(self, config: Config) -> None:
+        from forecast.members import Members  # imports torch, which the other replicas do without
+
+        self._members = Members(fingerprint=config.panel.schema_of().fingerprint())
+        self._actors = _Actors(config)
+        self._loading = asyncio.Lock()
+        self._predict_batch.set_max_batch_size(config.serve.forecaster_max_batch)
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def forecast(
+        self, raw: RawWindows, version: int | None
+    ) -> tuple[int, np.ndarray]:
+        """The version that answered and its quantiles [N, H, T, Q], natural units.
+
+        Raises UnknownVersion when there is no such version, or no champion yet.
+        """
+        chosen = self._members.champion if version is None else version
+        if chosen is None:
+            raise UnknownVersion("no champion yet")
+        if not self._members.loaded(chosen):
+            async with self._loading:
+                artifact = await self._actors.ask(handles.REGISTRY, "load", chosen)
+                await asyncio.to_thread(self._members.load, chosen, artifact)
+        answer: tuple[int, np.ndarray] = await self._predict_batch((raw, chosen))
+        return answer
+
+    async def champion(self) -> int | None:
+        """The version loaded as champion."""
+        return self._members.champion
+
+    @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.002)
+    async def _predict_batch(
+        self, requests: list[tuple[RawWindows, int]]
+    ) -> list[tuple[int, np.ndarray]]:
+        return await asyncio.to_thread(self._predict, requests)
+
+    def _predict(
+        self, requests: Sequence[tuple[RawWindows, int]]
+    ) -> list[tuple[int, np.ndarray]]:
+        """One pass of the network per version, whatever the number of requests."""
+        answers: dict[int, tuple[int, np.ndarray]] = {}
+        for version in {version for _, version in requests}:
+            mine = [i for i, (_, wanted) in enumerate(requests) if wanted == version]
+            raws = [requests[i][0] for i in mine]
+            values = self._members.forecast(raws[0].concat(raws), version)
+            start = 0
+            for i, raw in zip(mine, raws, strict=True):
+                answers[i] = (version, values[start : start + len(raw.servers)])
+                start += len(raw.servers)
+        return [answers[i] for i in range(len(requests))]
+
+    async def _watch(self) -> None:
+        """Follow the registry; without an answer go on with the last good version."""
+        seen: int | None = None
+        while True:
+            try:
+                pulled = await self._actors.ask(
+                    handles.REGISTRY, "wait_newer", seen, _POLL_S, timeout_s=2 * _POLL_S
+                )
+                if pulled is not None:
+                    await self._follow(*pulled)
+                    seen = pulled[0].revision
+            except (Busy, RegistryError, ArtifactError) as error:
+                log.warning("registry: %s", error)
+                await asyncio.sleep(1.0)
+
+    async def _follow(self, state: Any, artifact: Any) -> None:
+        version = state.aliases.get("champion")
+        if version is None or artifact is None or version == self._members.champion:
+            return
+        async with self._loading:
+            await asyncio.to_thread(self._members.load, version, artifact)
+            self._members.swap(version)
+
+
+@serve.deployment
+@serve.ingress()
+class Gateway:
+    """The HTTP side: answers from the published snapshot, forwards what needs work."""
+
+    def __init__(
+        self,
+        config: Config,
+        ingest: DeploymentHandle,
+        forecaster: DeploymentHandle,
+        bootstrap: DeploymentHandle,
+    ) -> None:
+        self._config = config
+        self._ingest, self._forecaster, self._bootstrap = ingest, forecaster, bootstrap
+        self._actors = _Actors(config)
+        self._snapshot: Snapshot | None = None
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        guard = Guard.from_config(self._config.serve)
+        return make_app(self, guard, title=f"fleetcast: {self._config.fleet}", version="1")
+
+    async def snapshot(self) -> Snapshot | None:
+        """The newest published snapshot; None before the first."""
+        return self._snapshot
+
+    async def compute(self, raw: RawWindows, version: int | None) -> tuple[int, np.ndarray]:
+        """Quantiles of these windows by a version, None for the champion."""
+        answer: tuple[int, np.ndarray] = await self._forecaster.forecast.remote(raw, version)
+        return answer
+
+    async def context(self, servers: tuple[str, ...], slot: int) -> RawWindows:
+        """The windows of some servers as they stood at a slot."""
+        raw: RawWindows = await self._actors.ask(
+            handles.BUFFER, "cut", servers, [slot] * len(servers), labels=False
+        )
+        return raw
+
+    async def ingest(
+        self, body: bytes, content_type: str, content_encoding: str, request_id: str
+    ) -> IngestAnswer:
+        """Rows in; raises Busy when too much is waiting already."""
+        try:
+            answer: IngestAnswer = await self._ingest.ingest.remote(
+                body, content_type, content_encoding, request_id or uuid.uuid4().hex
+            )
+        except BackPressureError as error:
+            raise Busy("ingest is full", retry_after_s=1) from error
+        return answer
+
+    async def models(self) -> Any:
+        """Versions and aliases."""
+        return await self._actors.ask(handles.REGISTRY, "state")
+
+    async def model(self, name: str) -> Mapping[str, Any]:
+        """The manifest behind a version or alias."""
+        version = await self._actors.ask(handles.REGISTRY, "resolve", name)
+        artifact = await self._actors.ask(handles.REGISTRY, "load", version)
+        return {"version": version, **artifact.manifest}
+
+    async def updates(self, limit: int, since: int | None) -> Any:
+        """What was learned, newest first."""
+        return await self._actors.ask(handles.REGISTRY, "updates", limit, since)
+
+    async def accuracy(
+        self, since_slot: int | None, server: str | None, target: str | None
+    ) -> Any:
+        """Errors per member and horizon."""
+        query = {"since_slot": since_slot, "server": server, "target": target}
+        return await self._actors.ask(handles.LEDGER, "accuracy", **query)
+
+    async def servers(self) -> Any:
+        """Lifecycle of every server."""
+        return await self._actors.ask(handles.BUFFER, "servers")
+
+    async def status(self) -> Mapping[str, Any]:
+        """Where the system stands, actor by actor; null where one does not answer."""
+        parts = {
+            handles.BUFFER: "status",
+            handles.LEDGER: "counts",
+            handles.TRAINER: "progress",
+            handles.CONTROLLER: "status",
+            handles.REGISTRY: "summary",
+        }
+        answers = await asyncio.gather(*(self._part(role, name) for role, name in parts.items()))
+        return telemetry.status(self._config, self._snapshot, dict(zip(parts, answers, strict=True)))
+
+    async def metrics(self) -> str:
+        """The same as Prometheus text."""
+        return telemetry.exposition(await self.status())
+
+    async def _part(self, role: str, method: str) -> Any:
+        try:
+            return await self._actors.ask(role, method, timeout_s=3.0)
+        except Busy:
+            return None
+
+    async def _watch(self) -> None:
+        """Follow the published snapshot; without one, answer from the last."""
+        while True:
+            seen = None if self._snapshot is None else self._snapshot.revision
+            try:
+                newer = await self._actors.ask(
+                    handles.LEDGER, "wait_newer", seen, _POLL_S, timeout_s=2 * _POLL_S
+                )
+            except Busy as error:
+                log.warning("ledger: %s", error)
+                await asyncio.sleep(1.0)
+                continue
+            if newer is not None:
+                self._snapshot = newer

@@ -1,0 +1,1 @@
+"""How a model gets better: buffer, learner, gate. Plain Python and torch, no Ray."""

@@ -1,0 +1,210 @@
+"""Which servers there are, which grid row each one has, and which life it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forecast.clock import Life, life, missing_slots, slots_per_day
+from forecast.schema import ServerInfo
+from train.grid import Grid
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+_NEVER = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """A server as of a slot."""
+
+    name: str
+    role: str
+    timezone: str
+    state: Life
+    first_slot: int
+    """First seen in this life."""
+    last_slot: int
+    """Last seen, as of the slot asked for."""
+    missing_slots: int
+    """Slots still to come until it has a whole context; 0 when it has."""
+
+
+class Roster:
+    """Servers by name and by grid row. Rows never show outside: reads go by sorted name."""
+
+    def __init__(self, grid: Grid, *, step_seconds: int, context: int, max_servers: int) -> None:
+        self._grid = grid
+        self._context = context
+        self._max = max_servers
+        self.day = slots_per_day(step_seconds)
+        self._rows: dict[str, int] = {}
+        self._infos: dict[str, ServerInfo] = {}
+        self.first: IntArray = np.empty(0, np.int64)
+        self.last: IntArray = np.empty(0, np.int64)
+        self.floor: IntArray = np.empty(0, np.int64)
+        """Slots up to here belong to an earlier life of the name."""
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._rows)
+
+    def row(self, name: str) -> int | None:
+        """The server's grid row; None for a name that has none."""
+        return self._rows.get(name)
+
+    def rows(self, names: Collection[str]) -> IntArray:
+        """Grid rows of known names, in their order; KeyError for an unknown one."""
+        return np.array([self._rows[name] for name in names], dtype=np.int64)
+
+    def info(self, name: str) -> ServerInfo:
+        """What the server last said of itself."""
+        return self._infos[name]
+
+    def last_slots(self) -> IntArray:
+        """Last slot of every server that was heard, in no particular order."""
+        return self.last[list(self._rows.values())]
+
+    def retired(self, slot: int | None) -> dict[str, int]:
+        """Last slot of each server that is retired as of `slot`."""
+        names = list(self._rows)
+        if slot is None or not names:
+            return {}
+        lasts = self.last[self.rows(names)]
+        gone = self._grid.heard_after(lasts, slot) > self.day
+        return {names[at]: int(lasts[at]) for at in np.flatnonzero(gone)}
+
+    def room(self, named: Collection[str], retired: Collection[str]) -> int:
+        """How many new servers fit; retired ones that are not `named` give way."""
+        giving = sum(name not in named for name in retired)
+        return max(0, self._max - len(self._rows) + giving)
+
+    def admit(self, name: str, *, retired: Mapping[str, int], spare: Collection[str]) -> int | None:
+        """Give a new name a row; the row of the server whose data was dropped for it, or None.
+
+        Rows are added up to `max_servers`; then the server gives way that is retired longest and
+        not in `spare`.
+        """
+        leaving = sorted((last, other) for other, last in retired.items() if other not in spare)
+        if len(self._rows) >= self._max and leaving:
+            freed = self._rows[leaving[0][1]]
+            self.forget(leaving[0][1])
+            self._settle(name, freed, floor=_NEVER)
+            return freed
+        taken = set(self._rows.values())
+        row = next(at for at in range(len(taken) + 1) if at not in taken)
+        self._grid.ensure_rows(row + 1, most=self._max)
+        self._settle(name, row, floor=_NEVER)
+        return None
+
+    def rebirth(self, name: str) -> int:
+        """Begin a new life under a known name, which inherits nothing; its row."""
+        row = self._rows[name]
+        floor = int(self.last[row])
+        self._grid.wipe(row)
+        self._settle(name, row, floor=floor)
+        return row
+
+    def forget(self, name: str) -> int:
+        """Let go of a server and its data; the row it had."""
+        row = self._rows.pop(name)
+        del self._infos[name]
+        self._grid.wipe(row)
+        return row
+
+    def describe(self, name: str, info: ServerInfo) -> None:
+        """Keep what a server says of itself."""
+        self._infos[name] = info
+
+    def hear(self, rows: IntArray, slots: IntArray) -> None:
+        """Note that servers were heard in these slots."""
+        np.minimum.at(self.first, rows, slots)
+        np.maximum.at(self.last, rows, slots)
+
+    def _settle(self, name: str, row: int, *, floor: int) -> None:
+        self._rows[name] = row
+        self._infos.setdefault(name, ServerInfo())
+        while row >= len(self.first):
+            self.first = np.append(self.first, 0)
+            self.last = np.append(self.last, 0)
+            self.floor = np.append(self.floor, 0)
+        self.first[row] = np.iinfo(np.int64).max
+        self.last[row] = _NEVER
+        self.floor[row] = floor
+
+    def states(self, slot: int) -> tuple[ServerState, ...]:
+        """Every server seen by `slot`, by name, as it stood then; later slots are not read."""
+        names = [name for name in self.names() if self.first[self._rows[name]] <= slot]
+        rows = self.rows(names)
+        lasts = self._lasts(rows, slot)
+        missed = self._grid.heard_after(lasts, slot)
+        return tuple(
+            self._state(name, slot, last=int(last), missed=int(gone))
+            for name, last, gone in zip(names, lasts, missed, strict=True)
+        )
+
+    def _state(self, name: str, slot: int, *, last: int, missed: int) -> ServerState:
+        first, info = int(self.first[self._rows[name]]), self._infos[name]
+        return ServerState(
+            name=name,
+            role=info.role,
+            timezone=info.timezone,
+            state=life(
+                first_slot=first,
+                last_slot=last,
+                missed_slots=missed,
+                slot=slot,
+                context=self._context,
+                day_slots=self.day,
+            ),
+            first_slot=first,
+            last_slot=last,
+            missing_slots=missing_slots(first_slot=first, slot=slot, context=self._context),
+        )
+
+    def _lasts(self, rows: IntArray, slot: int) -> IntArray:
+        """Last slot up to `slot` of each row; looks further back only where it has to."""
+        lasts = self.last[rows]
+        ahead = np.flatnonzero(lasts > slot)
+        for width in (4, self.day, self._grid.ring):
+            if not ahead.size:
+                break
+            slots = np.arange(slot, slot - width, -1)
+            holds = self._grid.holds(rows[ahead], slots)
+            found = holds.any(axis=1)
+            lasts[ahead[found]] = slots[holds[found].argmax(axis=1)]
+            ahead = ahead[~found]
+        lasts[ahead] = self.first[rows[ahead]]  # overwritten since: all that is known of then
+        return lasts
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Servers with their row, by name, as plain JSON values."""
+        return [
+            {
+                "name": name,
+                "row": row,
+                "role": self._infos[name].role,
+                "timezone": self._infos[name].timezone,
+                "first": int(self.first[row]),
+                "last": int(self.last[row]),
+                "floor": int(self.floor[row]),
+            }
+            for name, row in sorted(self._rows.items())
+        ]
+
+    def restore(self, servers: Collection[Mapping[str, Any]]) -> None:
+        """Take over what `to_json` wrote, with the same rows."""
+        for server in servers:
+            name, row = server["name"], server["row"]
+            self._grid.ensure_rows(row + 1, most=self._max)
+            self._settle(name, row, floor=server["floor"])
+            self._infos[name] = ServerInfo(role=server["role"], timezone=server["timezone"])
+            self.first[row], self.last[row] = server["first"], server["last"]

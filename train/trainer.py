@@ -1,0 +1,166 @@
+"""What the trainer does: a first model from history, a challenger from the champion, a verdict's
+scores. Plain torch; no Ray. The same job gives the same artifact, whenever it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from forecast.artifact import Artifact, pack, unpack
+from forecast.errors import TrainingError
+from forecast.model import Model, ModelSpec
+from forecast.schema import Schema
+from forecast.windows import RawWindows, WindowSpec
+from train.gate import Scores, score
+from train.learner import Learner
+from train.pretrain import pretrain
+
+_PROBE_WINDOWS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class BaseJob:
+    """Train a first model on what was known at `slot`."""
+
+    update_id: str
+    slot: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateJob:
+    """Let the version `parent` learn from what was known at `slot`."""
+
+    update_id: str
+    slot: int
+    seed: int
+    parent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished job: the challenger and how its training went."""
+
+    update_id: str
+    kind: Literal["base", "update"]
+    artifact: Artifact
+    report: Mapping[str, Any]
+
+
+class Trainer:
+    """Makes challengers and scores them; holds settings only."""
+
+    def __init__(
+        self,
+        *,
+        schema: Schema,
+        context: int,
+        horizon: int,
+        quantiles: tuple[float, ...],
+        network: Mapping[str, Any],
+        roles: tuple[str, ...] | None,
+        base: Mapping[str, Any],
+        learner: Mapping[str, Any],
+    ) -> None:
+        self._schema = schema
+        self._context, self._horizon = context, horizon
+        self._quantiles = quantiles
+        self._network = dict(network)
+        self._roles = roles
+        self._base = dict(base)
+        self._learner = Learner(**learner)
+        self._progress: dict[str, Any] = {}
+
+    def train_base(self, job: BaseJob, windows: RawWindows, validation: RawWindows) -> Result:
+        """A base model from history; raises TrainingError when there is too little of it."""
+        if not windows.servers or not validation.servers:
+            raise TrainingError(
+                f"{job.update_id}: {len(windows.servers)} training and "
+                f"{len(validation.servers)} validation windows; both are needed"
+            )
+        spec = self._spec(windows)
+        self._progress = {"update_id": job.update_id, "step": 0, "max_steps": 0}
+        try:
+            model, report = pretrain(
+                spec, windows, validation, seed=job.seed, on_progress=self._tell, **self._base
+            )
+        finally:
+            self._progress = {}
+        return self._result(job, "base", model, asdict(report), windows, parent=None)
+
+    def update(self, job: UpdateJob, champion: Artifact, windows: RawWindows) -> Result:
+        """A challenger from the champion; raises TrainingError when it did not stay finite."""
+        if not windows.servers:
+            raise TrainingError(f"{job.update_id}: no training windows")
+        parent = unpack(champion, fingerprint=self._schema.fingerprint())
+        self._progress = {"update_id": job.update_id}
+        try:
+            model, report = self._learner.update(parent, windows, seed=job.seed)
+        finally:
+            self._progress = {}
+        return self._result(job, "update", model, asdict(report), windows, parent=job.parent)
+
+    def judge(
+        self, challenger: Artifact, champion: Artifact | None, holdout: RawWindows
+    ) -> tuple[Scores | None, Scores]:
+        """Scores of champion and challenger, as loaded from their artifacts, on the same windows."""
+        known = None if champion is None else self._score(champion, holdout)
+        return known, self._score(challenger, holdout)
+
+    def progress(self) -> dict[str, Any]:
+        """What is being trained now; empty when nothing is."""
+        return dict(self._progress)
+
+    def _score(self, artifact: Artifact, holdout: RawWindows) -> Scores:
+        model = unpack(artifact, fingerprint=self._schema.fingerprint())
+        predicted = model.predict(holdout)
+        return score(predicted, holdout, self._schema.targets, self._quantiles)
+
+    def _spec(self, windows: RawWindows) -> ModelSpec:
+        roles = self._roles or tuple(sorted({role for role in windows.roles if role}))
+        window = WindowSpec(
+            step_seconds=self._schema.step_seconds,
+            context=self._context,
+            horizon=self._horizon,
+            metrics=self._schema.metrics,
+            targets=self._schema.targets,
+            roles=("", *(role for role in roles if role)),
+        )
+        return ModelSpec(window=window, quantiles=self._quantiles, **self._network)
+
+    def _tell(self, step: int, max_steps: int, loss: float) -> None:
+        self._progress.update(step=step, max_steps=max_steps, loss=loss)
+
+    def _result(
+        self,
+        job: BaseJob | UpdateJob,
+        kind: Literal["base", "update"],
+        model: Model,
+        report: dict[str, Any],
+        windows: RawWindows,
+        parent: int | None,
+    ) -> Result:
+        lineage = {
+            "kind": kind,
+            "parent": parent,
+            "update_id": job.update_id,
+            "seed": job.seed,
+            "slot": job.slot,
+            "trained_from_slot": int(windows.origin.min()) - windows.context + 1,
+            "trained_to_slot": int(windows.origin.max()) + windows.horizon,
+            "windows": len(windows.servers),
+        }
+        moment = datetime.fromtimestamp(job.slot * self._schema.step_seconds, UTC)
+        artifact = pack(
+            model,
+            fingerprint=self._schema.fingerprint(),
+            lineage=lineage,
+            metrics=report,
+            probe=windows.select(range(min(_PROBE_WINDOWS, len(windows.servers)))),
+            # Event time, so that the same job gives the same bytes; the audit log has the clock.
+            created_at=moment.isoformat(),
+        )
+        return Result(job.update_id, kind, artifact, report)

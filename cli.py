@@ -183,13 +183,12 @@ def models(url: str, token: str | None) -> None:
         names.setdefault(version, []).append(alias)
     table = Table("version", "alias", "kind", "parent", "update")
     for version in answer["versions"]:
-        lineage = version.get("lineage") or {}
         table.add_row(
             str(version["version"]),
             ", ".join(sorted(names.get(version["version"], []))),
-            str(lineage.get("kind", "")),
-            str(lineage.get("parent") or ""),
-            str(version.get("update_id", "")),
+            version["kind"],
+            str(version["parent"] or ""),
+            version["update_id"],
         )
     Console().print(table)
 

@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.exceptions import BackPressureError
@@ -28,19 +27,19 @@ from actors import handles, telemetry
 from forecast.auth import Guard
 from forecast.config import Config, load
 from forecast.errors import ArtifactError, Busy, RegistryError, UnknownVersion
-from forecast.ingest import IngestAnswer, Parser
+from forecast.api import IngestAnswer
+from forecast.ingest import Parser
 from forecast.record import Snapshot
 from forecast.routes import make_app
+
+from forecast.windows import RawWindows
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from forecast.windows import RawWindows
-
 log = logging.getLogger("fleetcast.serve")
 
 _POLL_S = 10.0
-_ACTOR_TIMEOUT_S = 15.0
 
 
 def build(args: Config | Mapping[str, str]) -> serve.Application:
@@ -52,23 +51,26 @@ def build(args: Config | Mapping[str, str]) -> serve.Application:
     Guard.from_config(config.serve)  # refuse before anything starts
     sizes = config.serve
     light = {"num_cpus": 0.05}
-    forecaster = Forecaster.options(
+    forecaster = serve.deployment(
         num_replicas=sizes.forecaster_replicas,
         max_ongoing_requests=4 * sizes.forecaster_max_batch,
         ray_actor_options={"num_cpus": 0.1},
-    ).bind(config)
-    ingest = Ingest.options(
+    )(Forecaster)
+    ingest = serve.deployment(
         max_ongoing_requests=8, max_queued_requests=64, ray_actor_options=light
-    ).bind(config)
-    bootstrap = Bootstrap.options(ray_actor_options={"num_cpus": 0}).bind(config)
-    return Gateway.options(
+    )(Ingest)
+    bootstrap = serve.deployment(num_replicas=1, ray_actor_options={"num_cpus": 0})(Bootstrap)
+    gateway = serve.deployment(
+        name="Gateway",
         num_replicas=sizes.gateway_replicas,
         max_ongoing_requests=sizes.max_ongoing_requests,
         ray_actor_options=light,
-    ).bind(config, ingest, forecaster, bootstrap)
+    )(serve.ingress()(Gateway))
+    return gateway.bind(
+        config, ingest.bind(config), forecaster.bind(config), bootstrap.bind(config)
+    )
 
 
-@serve.deployment(num_replicas=1)
 class Bootstrap:
     """Makes the fleet's actors exist, also after the cluster lost them."""
 
@@ -84,37 +86,12 @@ class Bootstrap:
         return [role for role in handles.ROLES if handles.find(fleet, panel, role) is not None]
 
 
-class _Actors:
-    """The fleet's actors as this replica reaches them."""
-
-    def __init__(self, config: Config) -> None:
-        self._fleet, self._panel = config.fleet, config.panel.name
-        self._known: dict[str, Any] = {}
-
-    async def ask(
-        self, role: str, method: str, *args: Any, timeout_s: float = _ACTOR_TIMEOUT_S, **kwargs: Any
-    ) -> Any:
-        """Call an actor's method; raises Busy while the actor cannot answer."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                if role not in self._known:
-                    self._known[role] = await handles.wait_for(self._fleet, self._panel, role)
-                return await getattr(self._known[role], method).remote(*args, **kwargs)
-        except TimeoutError as error:
-            raise Busy(f"the {role} does not answer", retry_after_s=5) from error
-        except ray.exceptions.RayActorError as error:
-            # Made anew under the same name: look it up again next time.
-            self._known.pop(role, None)
-            raise Busy(f"the {role} is restarting", retry_after_s=5) from error
-
-
-@serve.deployment
 class Ingest:
     """Rows in: validated here, kept by the buffer, acknowledged after it kept them."""
 
     def __init__(self, config: Config) -> None:
         self._parser = Parser.from_config(config)
-        self._actors = _Actors(config)
+        self._actors = handles.Actors(config.fleet, config.panel.name)
 
     async def ingest(
         self, body: bytes, content_type: str, content_encoding: str, request_id: str
@@ -125,7 +102,6 @@ class Ingest:
         return self._parser.answer(parsed, report)
 
 
-@serve.deployment
 class Forecaster:
     """Computes forecasts by the champion or any kept version, in batches.
 
@@ -136,14 +112,15 @@ class Forecaster:
         from forecast.members import Members  # imports torch, which the other replicas do without
 
         self._members = Members(fingerprint=config.panel.schema_of().fingerprint())
-        self._actors = _Actors(config)
+        self._actors = handles.Actors(config.fleet, config.panel.name)
         self._loading = asyncio.Lock()
-        self._predict_batch.set_max_batch_size(config.serve.forecaster_max_batch)
+        batched = serve.batch(
+            max_batch_size=config.serve.forecaster_max_batch, batch_wait_timeout_s=0.002
+        )
+        self._predict_batch = batched(self._predict_all)
         self._watching = asyncio.get_running_loop().create_task(self._watch())
 
-    async def forecast(
-        self, raw: RawWindows, version: int | None
-    ) -> tuple[int, np.ndarray]:
+    async def forecast(self, raw: RawWindows, version: int | None) -> tuple[int, np.ndarray]:
         """The version that answered and its quantiles [N, H, T, Q], natural units.
 
         Raises UnknownVersion when there is no such version, or no champion yet.
@@ -162,21 +139,18 @@ class Forecaster:
         """The version loaded as champion."""
         return self._members.champion
 
-    @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.002)
-    async def _predict_batch(
+    async def _predict_all(
         self, requests: list[tuple[RawWindows, int]]
     ) -> list[tuple[int, np.ndarray]]:
         return await asyncio.to_thread(self._predict, requests)
 
-    def _predict(
-        self, requests: Sequence[tuple[RawWindows, int]]
-    ) -> list[tuple[int, np.ndarray]]:
+    def _predict(self, requests: Sequence[tuple[RawWindows, int]]) -> list[tuple[int, np.ndarray]]:
         """One pass of the network per version, whatever the number of requests."""
         answers: dict[int, tuple[int, np.ndarray]] = {}
         for version in {version for _, version in requests}:
             mine = [i for i, (_, wanted) in enumerate(requests) if wanted == version]
             raws = [requests[i][0] for i in mine]
-            values = self._members.forecast(raws[0].concat(raws), version)
+            values = self._members.forecast(RawWindows.concat(raws), version)
             start = 0
             for i, raw in zip(mine, raws, strict=True):
                 answers[i] = (version, values[start : start + len(raw.servers)])
@@ -185,43 +159,49 @@ class Forecaster:
 
     async def _watch(self) -> None:
         """Follow the registry; without an answer go on with the last good version."""
-        seen: int | None = None
+        seen = -1
+        refused: set[int] = set()
         while True:
             try:
                 pulled = await self._actors.ask(
-                    handles.REGISTRY, "wait_newer", seen, _POLL_S, timeout_s=2 * _POLL_S
-                )
+                    handles.REGISTRY, "wait_newer", seen, _POLL_S, tuple(refused),
+                    timeout_s=2 * _POLL_S,
+                )  # fmt: skip
                 if pulled is not None:
-                    await self._follow(*pulled)
-                    seen = pulled[0].revision
-            except (Busy, RegistryError, ArtifactError) as error:
+                    state, servable = pulled
+                    if not await self._follow(servable):
+                        refused.add(servable.version)
+                        continue
+                    seen = state.revision
+            except (Busy, RegistryError) as error:
                 log.warning("registry: %s", error)
                 await asyncio.sleep(1.0)
 
-    async def _follow(self, state: Any, artifact: Any) -> None:
-        version = state.aliases.get("champion")
-        if version is None or artifact is None or version == self._members.champion:
-            return
-        async with self._loading:
-            await asyncio.to_thread(self._members.load, version, artifact)
-            self._members.swap(version)
+    async def _follow(self, servable: Any) -> bool:
+        """Load a version beside the serving one and swap; False when it cannot be loaded."""
+        try:
+            async with self._loading:
+                await asyncio.to_thread(self._members.load, servable.version, servable.artifact)
+                self._members.swap(servable.version)
+        except ArtifactError as error:
+            log.error("version %s refused: %s", servable.version, error)
+            return False
+        return True
 
 
-@serve.deployment
-@serve.ingress()
 class Gateway:
     """The HTTP side: answers from the published snapshot, forwards what needs work."""
 
     def __init__(
         self,
         config: Config,
-        ingest: DeploymentHandle,
-        forecaster: DeploymentHandle,
-        bootstrap: DeploymentHandle,
+        ingest: DeploymentHandle[Any],
+        forecaster: DeploymentHandle[Any],
+        bootstrap: DeploymentHandle[Any],
     ) -> None:
         self._config = config
         self._ingest, self._forecaster, self._bootstrap = ingest, forecaster, bootstrap
-        self._actors = _Actors(config)
+        self._actors = handles.Actors(config.fleet, config.panel.name)
         self._snapshot: Snapshot | None = None
         self._watching = asyncio.get_running_loop().create_task(self._watch())
 
@@ -263,20 +243,18 @@ class Gateway:
 
     async def model(self, name: str) -> Mapping[str, Any]:
         """The manifest behind a version or alias."""
-        version = await self._actors.ask(handles.REGISTRY, "resolve", name)
-        artifact = await self._actors.ask(handles.REGISTRY, "load", version)
-        return {"version": version, **artifact.manifest}
+        version, manifest = await self._actors.ask(handles.REGISTRY, "manifest", name)
+        return {"version": version, **manifest}
 
     async def updates(self, limit: int, since: int | None) -> Any:
         """What was learned, newest first."""
         return await self._actors.ask(handles.REGISTRY, "updates", limit, since)
 
-    async def accuracy(
-        self, since_slot: int | None, server: str | None, target: str | None
-    ) -> Any:
+    async def accuracy(self, since_slot: int | None, server: str | None, target: str | None) -> Any:
         """Errors per member and horizon."""
-        query = {"since_slot": since_slot, "server": server, "target": target}
-        return await self._actors.ask(handles.LEDGER, "accuracy", **query)
+        return await self._actors.ask(
+            handles.LEDGER, "accuracy", since_slot=since_slot, server=server, target=target
+        )
 
     async def servers(self) -> Any:
         """Lifecycle of every server."""
@@ -292,7 +270,9 @@ class Gateway:
             handles.REGISTRY: "summary",
         }
         answers = await asyncio.gather(*(self._part(role, name) for role, name in parts.items()))
-        return telemetry.status(self._config, self._snapshot, dict(zip(parts, answers, strict=True)))
+        return telemetry.status(
+            self._config, self._snapshot, dict(zip(parts, answers, strict=True))
+        )
 
     async def metrics(self) -> str:
         """The same as Prometheus text."""

@@ -15,6 +15,7 @@ def registry(config: Config) -> dict[str, Any]:
     """Constructor arguments of RegistryActor."""
     return {
         "audit_dir": config.panel_dir / "audit",
+        "owner": f"fleet {config.fleet}",
         "storage": config.artifacts_dir,
         "panel": config.panel.name,
         "keep_versions": config.online_learning.keep_model_versions,
@@ -46,7 +47,9 @@ def ledger(config: Config) -> dict[str, Any]:
         "targets": config.panel.targets,
         "levels": config.panel.quantiles,
         "horizon": config.panel.horizon_slots,
-        "retain_slots": 86400 // config.panel.step,
+        "step_seconds": config.panel.step,
+        "retain_slots": max(86400 // config.panel.step, config.panel.horizon_slots),
+        "retain_days": config.buffer.history_days,
     }
 
 

@@ -26,13 +26,16 @@ import numpy as np
 from actors.state import ControllerState, Pending, StateFile
 from forecast.errors import ArtifactError, TrainingError
 from forecast.members import CHAMPION, SEASONAL_NAIVE, Members, blocks_of_record
-from forecast.record import Snapshot
+from forecast.record import ServerStatus, Snapshot
 from forecast.schema import Schema
 from train.buffer import BufferStatus
 from train.gate import decide
 from train.trainer import BaseJob, UpdateJob
 
 log = logging.getLogger("fleetcast.controller")
+
+_FORECASTABLE = ("active", "stale")
+"""A silent server has its context still; its answer says that it is stale."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +86,8 @@ class Controller:
         self._members, self._settings, self._now = members, settings, now
         self._file = state
         self._state = state.load()
-        self._revision: int | None = None
+        self._revision = -1
+        self._refused: set[int] = set()
         self._training: asyncio.Future[Any] | None = None
         self._tables: tuple[int, Any] | None = None
 
@@ -132,6 +136,9 @@ class Controller:
         """Start what is due, conclude what has come to its slot."""
         slot = state.slot
         assert slot is not None
+        if state.last_update_slot is None and self._members.champion is not None:
+            # A base that was trained by hand: its first update comes a full period from now.
+            state = replace(state, last_update_slot=slot)
         if state.pending is None and (pending := await self._due(state)) is not None:
             log.info("%s is due", pending.update_id, extra={"update_id": pending.update_id})
             state = replace(state, pending=pending, last_update_slot=slot)
@@ -157,8 +164,8 @@ class Controller:
             return Pending("base", f"base-{slot}", slot, slot + settings.latency, None)
         if not settings.learning:
             return None
-        # The first update comes a full period after the base; `last` is the base's slot then.
-        fresh = await self._buffer.new_rows_since.remote(slot if last is None else last, slot)
+        assert last is not None
+        fresh = await self._buffer.new_rows_since.remote(last, slot)
         if fresh < settings.min_samples:
             return None
         parent = self._members.champion
@@ -222,40 +229,42 @@ class Controller:
             "parent": pending.parent,
         }
         record = {"slot": slot, "update_id": pending.update_id, "reasons": decision.reasons}
-        if decision.promote:
-            version = await self._registry.register.remote(
-                result.artifact, update_id=pending.update_id, slot=slot
-            )
-            await self._registry.promote.remote(version, who="gate", report=report, **record)
-            await self._refresh_members()
-        else:
-            await self._registry.reject.remote(report=report, **record)
-        verdict = "promoted" if decision.promote else "rejected"
-        log.info("%s %s: %s", pending.update_id, verdict, "; ".join(decision.reasons))
+        version = await self._registry.register.remote(
+            result.artifact, update_id=pending.update_id, slot=slot
+        )
+        verdict = self._registry.promote if decision.promote else self._registry.reject
+        await verdict.remote(version, who="gate", report=report, **record)
+        said = "promoted" if decision.promote else "rejected"
+        log.info("%s %s: %s", pending.update_id, said, "; ".join(decision.reasons))
 
     async def _refresh_members(self) -> None:
-        """Load the champion beside the old one and swap; an unusable one leaves the old."""
-        pulled = await self._registry.pull_if_newer.remote(self._revision)
-        if pulled is None:
-            return
-        state, artifact = pulled
-        version = state.aliases.get(CHAMPION)
-        if version is not None and artifact is not None:
+        """Load what should serve beside the old version and swap.
+
+        A version that cannot be loaded is refused by name, and the last good one is asked for.
+        """
+        while True:
+            pulled = await self._registry.pull_if_newer.remote(self._revision, tuple(self._refused))
+            if pulled is None:
+                return
+            state, servable = pulled
             try:
-                await asyncio.to_thread(self._members.load, version, artifact)
-                self._members.swap(version)
+                await asyncio.to_thread(self._members.load, servable.version, servable.artifact)
             except ArtifactError as error:
-                log.error("version %s refused: %s", version, error)
-        self._revision = state.revision
+                log.error("version %s refused: %s", servable.version, error)
+                self._refused.add(servable.version)
+                continue
+            self._members.swap(servable.version)
+            self._revision = state.revision
+            return
 
     async def _issue(self, slot: int) -> Snapshot:
         """The fleet's forecasts of record for this slot, on the ledger, and their snapshot."""
         settings = self._settings
         await self._refresh_members()
         raw = await self._buffer.fleet.remote(slot)
-        states = {state.name: state for state in await self._buffer.servers.remote(slot)}
-        servers = tuple(states[name] for name in raw.servers)
-        ready = np.array([server.state == "active" for server in servers], dtype=bool)
+        known = {state.name: state for state in await self._buffer.servers.remote(slot)}
+        servers = tuple(ServerStatus(**asdict(known[name])) for name in raw.servers)
+        ready = np.array([server.state in _FORECASTABLE for server in servers], dtype=bool)
         blocks = await asyncio.to_thread(
             blocks_of_record,
             raw,
@@ -281,7 +290,7 @@ class Controller:
             targets=settings.schema.targets,
             units=tuple(settings.schema.metric(name).unit for name in settings.schema.targets),
             levels=settings.levels,
-            servers=tuple(asdict(server) for server in servers),
+            servers=servers,
             served=tuple(served),
             blocks=blocks,
             raw=raw,

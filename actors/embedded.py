@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -72,7 +73,7 @@ class Embedded:
             num_cpus=self._cpus,
             include_dashboard=self._dashboard,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             object_store_memory=300 << 20,
             _temp_dir=str(self._folder),
         )

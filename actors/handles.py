@@ -7,6 +7,8 @@ from typing import Any
 
 import ray
 
+from forecast.errors import Busy
+
 REGISTRY, BUFFER, LEDGER, TRAINER, CONTROLLER = (
     "registry",
     "buffer",
@@ -14,6 +16,7 @@ REGISTRY, BUFFER, LEDGER, TRAINER, CONTROLLER = (
     "trainer",
     "controller",
 )
+_TIMEOUT_S = 15.0
 ROLES = (REGISTRY, BUFFER, LEDGER, TRAINER, CONTROLLER)
 
 
@@ -40,3 +43,27 @@ async def wait_for(fleet: str, panel: str, role: str, *, poll_s: float = 0.5) ->
     while (handle := find(fleet, panel, role)) is None:
         await asyncio.sleep(poll_s)
     return handle
+
+
+class Actors:
+    """One fleet's actors as a replica reaches them: looked up by name, never started."""
+
+    def __init__(self, fleet: str, panel: str) -> None:
+        self._fleet, self._panel = fleet, panel
+        self._known: dict[str, Any] = {}
+
+    async def ask(
+        self, role: str, method: str, *args: Any, timeout_s: float = _TIMEOUT_S, **kwargs: Any
+    ) -> Any:
+        """Call an actor's method; raises Busy while the actor cannot answer."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                if role not in self._known:
+                    self._known[role] = await wait_for(self._fleet, self._panel, role)
+                return await getattr(self._known[role], method).remote(*args, **kwargs)
+        except TimeoutError as error:
+            raise Busy(f"the {role} does not answer", retry_after_s=5) from error
+        except ray.exceptions.RayActorError as error:
+            # Made anew under the same name: look it up again next time.
+            self._known.pop(role, None)
+            raise Busy(f"the {role} is restarting", retry_after_s=5) from error

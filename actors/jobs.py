@@ -13,6 +13,7 @@ from forecast.audit import AuditLog
 from forecast.config import Config
 from forecast.registry import Registry
 from forecast.schema import validate_rows
+from forecast.storage import OwnerLock
 from train.buffer import Buffer
 from train.gate import decide
 from train.trainer import BaseJob, Trainer
@@ -29,10 +30,16 @@ def train_base(
     running fleet owns the registry, TrainingError when there is too little history.
     """
     config.panel_dir.mkdir(parents=True, exist_ok=True)
-    registry = Registry(
-        audit=AuditLog(config.panel_dir / "audit"),
-        **{k: v for k, v in arguments.registry(config).items() if k != "audit_dir"},
-    )
+    given = arguments.registry(config)
+    folder, owner = given.pop("audit_dir"), given.pop("owner")
+    with OwnerLock(config.panel_dir / "owner.lock", owner) as lock:
+        registry = Registry(audit=AuditLog(folder), lock=lock, **given)
+        return _train(registry, config, replay, progress)
+
+
+def _train(
+    registry: Registry, config: Config, replay: Replay, progress: Literal["bar", "none"]
+) -> tuple[int | None, dict[str, Any]]:
     with_history = {**arguments.buffer(config), "directory": None}
     buffer = Buffer(**with_history)
     fill(buffer, config, replay)
@@ -47,19 +54,22 @@ def train_base(
     windows = buffer.draw(hours=settings.history_hours, count=settings.base_windows, **draw)
     update_id = f"train-{slot}-{int(time.time())}"
     result = trainer.train_base(BaseJob(update_id, slot, settings.seed), windows, holdout)
-    state = registry.state()
-    champion = state.aliases.get("champion")
+    champion = registry.state().champion
     known = None if champion is None else registry.load(champion)
     before, scores = trainer.judge(result.artifact, known, holdout)
     decision = decide(before, scores, validate=settings.validate)
     report = {**decision.report, "reasons": decision.reasons, "training": dict(result.report)}
-    record = {"slot": slot, "update_id": update_id, "reasons": decision.reasons, "report": report}
-    if not decision.promote:
-        registry.reject(**record)
-        return None, report
     version = registry.register(result.artifact, update_id=update_id, slot=slot)
-    registry.promote(version, who="fleetcast train", **record)
-    return version, report
+    verdict = registry.promote if decision.promote else registry.reject
+    verdict(
+        version,
+        slot=slot,
+        reasons=decision.reasons,
+        who="fleetcast train",
+        update_id=update_id,
+        report=report,
+    )
+    return version if decision.promote else None, report
 
 
 def fill(buffer: Buffer, config: Config, replay: Replay) -> None:

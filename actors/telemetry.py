@@ -19,10 +19,9 @@ from forecast.record import Snapshot
 
 # (path in the status, Prometheus name, kind, help)
 TABLE: tuple[tuple[str, str, str, str], ...] = (
-    ("buffer.rows", "fleetcast_buffer_rows", "gauge", "Rows of the grid that hold a value"),
-    ("buffer.bytes", "fleetcast_buffer_bytes", "gauge", "Memory of the grid and the raw window"),
+    ("buffer.rows", "fleetcast_buffer_rows", "gauge", "Slots times servers that were heard"),
+    ("buffer.memory_bytes", "fleetcast_buffer_memory_bytes", "gauge", "Memory of the grid"),
     ("buffer.log_bytes", "fleetcast_buffer_log_bytes", "gauge", "Size of the log on disk"),
-    ("buffer.accepted", "fleetcast_ingest_samples_total", "counter", "Samples accepted"),
     ("buffer.late", "fleetcast_ingest_late_samples_total", "counter", "Samples for closed slots"),
     ("buffer.servers", "fleetcast_servers", "gauge", "Servers that are not retired"),
     ("controller.stepped_slot", "fleetcast_stepped_slot", "gauge", "Last slot stepped through"),
@@ -38,9 +37,7 @@ TABLE: tuple[tuple[str, str, str, str], ...] = (
 )
 
 
-def status(
-    config: Config, snapshot: Snapshot | None, parts: Mapping[str, Any]
-) -> dict[str, Any]:
+def status(config: Config, snapshot: Snapshot | None, parts: Mapping[str, Any]) -> dict[str, Any]:
     """Where the system stands: one tree, null where an actor does not answer."""
     tree: dict[str, Any] = {"fleet": config.fleet, "panel": config.panel.name}
     for role, part in parts.items():

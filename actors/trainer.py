@@ -24,9 +24,7 @@ class TrainerActor:
         self._busy = asyncio.Lock()
         self._finished: OrderedDict[str, Result] = OrderedDict()
 
-    async def train_base(
-        self, job: BaseJob, windows: RawWindows, validation: RawWindows
-    ) -> Result:
+    async def train_base(self, job: BaseJob, windows: RawWindows, validation: RawWindows) -> Result:
         """A base model from history."""
         return await self._once(
             job.update_id, lambda: self._trainer.train_base(job, windows, validation)
@@ -34,9 +32,7 @@ class TrainerActor:
 
     async def update(self, job: UpdateJob, champion: Artifact, windows: RawWindows) -> Result:
         """A challenger that starts from the champion."""
-        return await self._once(
-            job.update_id, lambda: self._trainer.update(job, champion, windows)
-        )
+        return await self._once(job.update_id, lambda: self._trainer.update(job, champion, windows))
 
     async def judge(
         self, challenger: Artifact, champion: Artifact | None, holdout: RawWindows

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import aiohttp
@@ -116,8 +117,7 @@ class Readers:
             paths = [series["quantiles"][level] for level in levels]
             if not paths or any(value is None for path in paths for value in path):
                 return f"{series['server']}: a quantile is missing"
-            if any(a > b for low, high in zip(paths, paths[1:], strict=False)
-                   for a, b in zip(low, high, strict=True)):  # fmt: skip
+            if any(a > b for pair in pairwise(paths) for a, b in zip(*pair, strict=True)):
                 return f"{series['server']}: quantiles cross"
             if not series["members"]:
                 return f"{series['server']}: nobody is named"

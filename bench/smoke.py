@@ -21,6 +21,7 @@ from actors.embedded import Embedded
 from actors.session import Session
 from bench.load import Account, Readers
 from cli import plan_replay
+from connect.replay import Replay
 from connect.stream import Client
 from forecast.config import Config
 from serve_app import build
@@ -45,7 +46,8 @@ def main() -> int:
         )
         config = loaded.config
         figures: dict[str, Any] = {}
-        _first_start(config, replay, round(options.stream_days * 86400 / config.panel.step), figures)
+        slots = round(options.stream_days * 86400 / config.panel.step)
+        _first_start(config, replay, slots, figures)
         _second_start(config, figures)
     problems = _problems(figures, with_data=options.data is not None)
     figures["problems"] = "; ".join(problems) or None
@@ -66,7 +68,7 @@ def _arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def _first_start(config: Config, replay: Any, slots: int, figures: dict[str, Any]) -> None:
+def _first_start(config: Config, replay: Replay, slots: int, figures: dict[str, Any]) -> None:
     began = time.monotonic()
     with Embedded(config, build(config)) as embedded:
         _say(f"Ray and Serve are up after {time.monotonic() - began:.0f} s")
@@ -87,7 +89,7 @@ def _first_start(config: Config, replay: Any, slots: int, figures: dict[str, Any
 
 
 def _stream(session: Session, url: str, slots: int, figures: dict[str, Any]) -> Account:
-    """Stream days; hundreds of readers while an update is under way, until enough swaps are seen."""
+    """Stream days; while an update is under way hundreds read, until enough swaps were seen."""
     replay = session.replay
     names = sorted({row["server"] for row in _first_rows(session)})
     readers = Readers(url, names, replay.schema.targets[0], count=_CALM_READERS)

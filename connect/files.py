@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -84,7 +85,7 @@ class FileSource:
         rows = np.flatnonzero(keep)
         rows = rows[np.lexsort((index[rows], time_ms[rows]))]
         kept, server_index = np.unique(index[rows], return_inverse=True)
-        step = step_seconds or _step_seconds(path, time_ms[rows], server_index)
+        step = _step_seconds(path, time_ms[rows], server_index, step_seconds)
         picked = frame.iloc[rows]
         metrics, left_out = _metric_columns(path, picked, targets)
         values = np.stack([_numbers(picked[name]) for name in metrics], axis=1)
@@ -131,7 +132,7 @@ class FileSource:
         step_ms = self.schema.step_seconds * 1000
         slots = range(from_slot, to_slot)
         edges = np.searchsorted(self.time_ms, np.arange(from_slot, to_slot + 1) * step_ms).tolist()
-        for slot, first, end in zip(slots, edges[:-1], edges[1:], strict=True):
+        for slot, (first, end) in zip(slots, pairwise(edges), strict=True):
             spoke = [heads[at] for at in self.server_index[first:end].tolist()]
             seconds = [
                 time // 1000 if time % 1000 == 0 else time / 1000
@@ -210,19 +211,26 @@ def _chosen(
     return np.isin(np.array(names), list(servers))
 
 
-def _step_seconds(path: Path, time_ms: NDArray[np.int64], server_index: NDArray[np.intp]) -> int:
-    """The most common distance of two samples of one server."""
-    order = np.lexsort((time_ms, server_index))
-    apart = np.diff(time_ms[order])[np.diff(server_index[order]) == 0]
-    apart = apart[apart > 0]
-    if not len(apart):
-        raise DataError(f"{path}: no server has two samples, so there is no step")
-    found, counts = np.unique(apart, return_counts=True)
-    step_ms = int(found[np.argmax(counts)])
-    if step_ms % 1000 or _DAY_MS % step_ms:
+def _step_seconds(
+    path: Path,
+    time_ms: NDArray[np.int64],
+    server_index: NDArray[np.intp],
+    wanted: int | None,
+) -> int:
+    """The step asked for, or the most common distance of two samples of one server."""
+    if wanted is not None:
+        step_ms = wanted * 1000
+    else:
+        order = np.lexsort((time_ms, server_index))
+        apart = np.diff(time_ms[order])[np.diff(server_index[order]) == 0]
+        found, counts = np.unique(apart[apart > 0], return_counts=True)
+        if not len(found):
+            raise DataError(f"{path}: no server has two samples, so there is no step")
+        step_ms = int(found[np.argmax(counts)])
+    if step_ms < 1000 or step_ms % 1000 or _DAY_MS % step_ms:
         raise DataError(
-            f"{path}: samples are {step_ms / 1000:g} s apart, which is no whole number of seconds "
-            "that divides a day; name a step that does"
+            f"{path}: a step of {step_ms / 1000:g} s is no whole number of seconds that divides a "
+            "day; name one that is"
         )
     return step_ms // 1000
 
@@ -248,7 +256,9 @@ def _metric_columns(
 def _trouble(column: pd.Series[Any]) -> str:
     """Why a column cannot be a metric; empty when it can."""
     if not pd.api.types.is_numeric_dtype(column):
-        return f"holds {column.iloc[0]!r:.60} in its first row and is not numeric"
+        plain = column.astype(object)
+        text = plain[plain.notna() & pd.to_numeric(plain, errors="coerce").isna()]
+        return f"is not numeric: it holds {text.iloc[0]!r:.60}" if len(text) else "holds no number"
     return "" if np.isfinite(_numbers(column)).any() else "holds no number"
 
 

@@ -126,7 +126,7 @@ class DemoFleet:
 
     def values(self, from_slot: int, to_slot: int) -> FloatArray:
         """Values [to_slot - from_slot, servers, 6] in natural units; NaN where nothing was sent."""
-        days = range(from_slot // self._day, -(-to_slot // self._day))
+        days = range(from_slot // self._day, -(-max(to_slot, from_slot + 1) // self._day))
         start = from_slot - days.start * self._day
         made = np.concatenate([self._block(day) for day in days])
         return made[start : start + to_slot - from_slot]

@@ -37,8 +37,8 @@ def infer_metric(name: str, values: NDArray[np.floating[Any]]) -> Metric:
     """The declaration of a metric from its name and the finite numbers `values` [n], n > 0.
 
     Rates and what has a heavy tail work in log1p, if never negative. The resolution is a
-    thousandth of the whole for ratios and percentages, else about a hundredth of the range that nine
-    tenths of the numbers take, or of the middle one that is not 0 for a log1p metric.
+    thousandth of the whole for ratios and percentages, about a hundredth of the middle number
+    above 0 for a log1p metric, else of the range that nine tenths of the numbers take.
 
     >>> infer_metric("cpu_usage_ratio", np.array([0.1, 0.9])).upper
     1.0
@@ -60,8 +60,8 @@ def infer_metric(name: str, values: NDArray[np.floating[Any]]) -> Metric:
 
 
 def _hundredth(of: float) -> float:
-    """The power of ten at or below a hundredth; 0.001 of nothing."""
-    return 10.0 ** math.floor(math.log10(of / 100)) if of > 0 else 1e-3
+    """The power of ten nearest to a hundredth; 0.001 of nothing."""
+    return 10.0 ** round(math.log10(of / 100)) if of > 0 else 1e-3
 
 
 def _declared(

@@ -1,4 +1,4 @@
-"""What `fleetcast run` feeds: the demo fleet, or the user's own file, cut into history and stream."""
+"""What `fleetcast run` feeds: the demo fleet or the user's file, cut into history and stream."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Replay:
     end_slot: int
 
     def overrides(self) -> dict[str, Any]:
-        """The part of the config that the data decides: fleet, panel, when the first model is due."""
+        """What the data decides of the config: fleet, panel, when the first model is due."""
         step = self.schema.step_seconds
         metrics = [
             {

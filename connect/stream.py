@@ -53,7 +53,7 @@ class Client:
         answer: Mapping[str, Any] = self._send("GET", "/api/v1/status").json()
         return answer
 
-    def get(self, path: str, **params: Any) -> Any:
+    def get(self, path: str, **params: str | int) -> Any:  # noqa: ANN401 - JSON
         """GET a path and return its JSON."""
         return self._send("GET", path, params=params).json()
 
@@ -71,11 +71,21 @@ class Client:
         """Let go of the connections."""
         self._http.close()
 
-    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
         deadline = time.monotonic() + self.patience_s
         while True:
             try:
-                response = self._http.request(method, path, **request)
+                response = self._http.request(
+                    method, path, params=params, content=content, headers=headers
+                )
                 if response.status_code < 500:
                     return response.raise_for_status()
             except httpx.TransportError:

@@ -1,4 +1,4 @@
-"""What `fleetcast run` shows: progress while it starts, then a live board of the fleet's learning."""
+"""The live board of `fleetcast run`: what came in, what was learned, how good the answers are."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Board:
     ) -> None:
         """Show where things stand."""
         if self._console.is_terminal:
-            parts = [_headline(self._title, status), _errors(accuracy), _verdicts(updates)]
-            self._live.update(Group(*parts))
+            headline = _headline(self._title, status)
+            self._live.update(Group(headline, _errors(accuracy), _verdicts(updates)))
         elif time.monotonic() - self._said > _PLAIN_EVERY_S:
             self._said = time.monotonic()
             self._console.print(_headline(self._title, status).plain)
@@ -60,7 +60,7 @@ def _headline(title: str, status: Mapping[str, Any]) -> Text:
     registry = status.get("registry") or {}
     training = status.get("trainer") or {}
     text = Text.assemble((f"{title}  ", "bold"), f"as of {forecast.get('as_of', '-')}  ")
-    text.append(f"samples {buffer.get('accepted', 0):,}  servers {buffer.get('servers', 0)}  ")
+    text.append(f"rows {buffer.get('rows', 0):,}  servers {buffer.get('servers', 0)}  ")
     text.append(f"version {registry.get('champion') or '-'}  ")
     text.append(f"promoted {registry.get('promoted', 0)}  rejected {registry.get('rejected', 0)}")
     if training:

@@ -101,11 +101,11 @@ BEFORE = {"web": WEB, "database": DATABASE, "batch": BATCH, "cache": CACHE}
 # every 40 minutes. A change of level alone would teach nothing: a window's own scale absorbs it.
 AFTER = BEFORE | {
     "database": replace(
-        DATABASE, peaks=((20.0, 1.0), (0.5, 0.8)), level=0.42, weekend=0.8, slow_s=6 * HOUR,
-        cycle=0.24, cycle_s=40 * MINUTE, cron_hour=13.0, flush_s=40 * MINUTE,
+        DATABASE, peaks=((20.0, 1.0), (0.5, 0.8)), level=0.42, weekend=0.8, slow=0.28,
+        slow_s=6 * HOUR, cycle=0.24, cycle_s=40 * MINUTE, cron_hour=13.0, flush_s=40 * MINUTE,
     ),
     "batch": replace(
-        BATCH, night=1.0, level=0.09, slow=0.25, slow_s=3 * HOUR, jobs_per_day=2, cycle=0.36,
+        BATCH, night=1.0, level=0.09, slow=0.40, slow_s=4 * HOUR, jobs_per_day=2, cycle=0.36,
         cycle_s=45 * MINUTE, cron_hour=14.0,
     ),
 }  # fmt: skip
@@ -223,8 +223,8 @@ def _daily_shape(profile: Profile, hour: FloatArray) -> FloatArray:
 
 def _place(period_s: float, character: Character, clock: Clock) -> FloatArray:
     """How much of a regular job's period has passed, in [0, 1)."""
-    place: FloatArray = (clock.second + character.offset_s) % period_s / period_s
-    return place
+    late: FloatArray = np.remainder(clock.second + character.offset_s, period_s)
+    return late / period_s
 
 
 def _cron(profile: Profile, hour: FloatArray) -> FloatArray:
@@ -239,7 +239,7 @@ def _decay(time_s: float, step: int, taps: int) -> FloatArray:
 
 
 def _unit(kernel: FloatArray) -> FloatArray:
-    unit: FloatArray = kernel / np.sqrt(np.sum(kernel**2), dtype=np.float64)
+    unit: FloatArray = kernel / np.sqrt(np.sum(kernel**2))
     return unit
 
 

@@ -112,7 +112,7 @@ class RejectedValue(Answer):
     """One refused row, or one refused value of a row."""
 
     index: int
-    """The row's place in the request, from 0; with NDJSON the line's."""
+    """The row's place in the request, from 0; blank lines of NDJSON do not count."""
     metric: str | None
     reason: str
     detail: str
@@ -137,38 +137,107 @@ class IngestAnswer(Answer):
 
 
 class Scores(Answer):
-    """Errors over the same series and times for every member."""
+    """Errors of the median and the quantiles; null where nothing was compared."""
+
+    n: int
+    """Values compared."""
+    mae: float | None
+    rmse: float | None
+    wql: float | None
+    """Weighted quantile loss; lower is better."""
+    coverage: dict[str, float | None]
+    """Share of values within each central interval, by the share it should hold (`0.8`)."""
+
+
+class HorizonAccuracy(Scores):
+    """Errors so many steps ahead, the mean over targets. With one target mae and rmse have its
+    unit; over several they mix units.
+    """
 
     horizon: int | None
     """Steps ahead; null: all of them together."""
-    n: int
-    """Values compared."""
-    wql: float | None
-    """Weighted quantile loss, the mean over metrics; lower is better."""
-    mae: float | None
-    rmse: float | None
-    coverage: dict[str, float | None]
-    """Share of values within the central interval of this probability."""
-    wql_by_metric: dict[str, float | None]
+    targets: dict[str, Scores]
 
 
 class MemberAccuracy(Answer):
-    """One member's errors."""
+    """One member's errors. Every member is measured on the same series and times."""
 
     member: str
-    horizons: list[Scores]
-    pooled: Scores
+    pooled: HorizonAccuracy
+    horizons: list[HorizonAccuracy]
+
+
+class VersionAccuracy(Answer):
+    """The members while one version was champion."""
+
+    version: int
+    members: list[MemberAccuracy]
 
 
 class AccuracyAnswer(Answer):
-    """Errors of the forecast of record, the baselines beside the champion."""
+    """Errors of the forecasts of record: the champion first, the baselines beside it."""
 
     since: str | None
+    """Begin of the first day counted; null: the beginning."""
     scored_until: str | None
+    """Slots before this moment are scored."""
     server: str | None
     metric: str | None
-    step_seconds: int | None
     members: list[MemberAccuracy]
+    versions: list[VersionAccuracy]
+
+
+class VersionAnswer(Answer):
+    """One version of the model."""
+
+    version: int
+    kind: str
+    """`base` (trained from nothing) or `update`."""
+    parent: int | None
+    update_id: str
+    status: str
+    created_at: str
+    bytes: int
+    weights_sha256: str
+
+
+class ModelsAnswer(Answer):
+    """The versions kept, oldest first, and what each alias names."""
+
+    revision: int
+    aliases: dict[str, int]
+    versions: list[VersionAnswer]
+
+
+class UpdateAnswer(Answer):
+    """One round of learning and the gate's verdict on it."""
+
+    sequence: int
+    """Its place in the audit log."""
+    time: str
+    """Wall-clock time of the verdict."""
+    slot: int
+    as_of: str | None
+    """Event time of the verdict; null while the step is unknown to this replica."""
+    update_id: str | None
+    kind: str
+    """`base` or `update`."""
+    verdict: str
+    """`promoted` or `rejected`."""
+    version: int | None
+    parent: int | None
+    who: str
+    reasons: list[str]
+    report: dict[str, Any]
+    """The gate's figures."""
+    lineage: dict[str, Any]
+    """What the version was trained from."""
+
+
+class UpdatesAnswer(Answer):
+    """Verdicts, newest first."""
+
+    updates: list[UpdateAnswer]
 
 
 class ServerAnswer(Answer):
@@ -178,8 +247,10 @@ class ServerAnswer(Answer):
     role: str
     timezone: str
     state: str
-    first_seen: str
-    last_seen: str
+    first_seen: str | None
+    """Begin of its present life; null while the step is unknown to this replica."""
+    last_seen: str | None
+    """End of the newest slot it was heard in."""
     missing_slots: int
 
 

@@ -32,9 +32,11 @@ def at_levels(q_HQ: NDArray[Any], levels: Sequence[float], wanted: Sequence[floa
     if min(wanted) < levels[0] or max(wanted) > levels[-1]:
         raise ValueError(f"levels must lie between {levels[0]} and {levels[-1]}")
     rising = np.sort(np.asarray(q_HQ, np.float64), axis=-1)
-    upper = np.clip(np.searchsorted(levels, wanted), 1, max(1, len(levels) - 1))
     if len(levels) == 1:
         return np.repeat(rising, len(wanted), axis=-1)
+    if tuple(wanted) == tuple(levels):
+        return rising
+    upper = np.clip(np.searchsorted(levels, wanted), 1, len(levels) - 1)
     known = np.asarray(levels, np.float64)
     share = (np.asarray(wanted) - known[upper - 1]) / (known[upper] - known[upper - 1])
     return rising[..., upper - 1] * (1 - share) + rising[..., upper] * share
@@ -75,7 +77,8 @@ def _below(
     steps = np.arange(len(rising))
     low, high = rising[steps, inside - 1], rising[steps, inside]
     width = np.where(high > low, high - low, 1.0)
-    between = known[inside - 1] + (limit - low) / width * (known[inside] - known[inside - 1])
+    with np.errstate(all="ignore"):  # a limit far outside, which the counts below decide
+        between = known[inside - 1] + (limit - low) / width * (known[inside] - known[inside - 1])
     chance: FloatArray = np.where(count == 0, 0.0, np.where(count == len(known), 1.0, between))
     return chance
 

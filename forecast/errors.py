@@ -7,7 +7,7 @@
     ├── RegistryError
     │   ├── UnknownVersion       no such version or alias
     │   └── AuditError           the audit log does not verify
-    ├── StateError               stored state is damaged, missing where it must be, or owned by another
+    ├── StateError               stored state is damaged, missing, or owned by another
     ├── TrainingError            a model could not be trained; the champion keeps serving
     └── RequestError             a request cannot be answered; carries an HTTP status
         ├── NotAuthorized        no token, or a wrong one

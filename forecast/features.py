@@ -23,9 +23,14 @@ _FLOAT32_STEPS = 1e-6
 """Differences under this share of a value are float32 rounding (8 of its steps), not signal."""
 
 
+def observed(values: Floats) -> Bools:
+    """Where a value is known."""
+    return np.asarray(np.isfinite(values))
+
+
 def model_space(values: Floats, metrics: Sequence[Metric]) -> Floats:
     """Values [..., M] in the space each metric's `transform` names; not finite becomes NaN."""
-    moved = np.where(np.isfinite(values), values, np.nan)
+    moved = np.where(observed(values), values, np.nan)
     logs = _is_log(metrics)
     moved[..., logs] = np.log1p(np.maximum(moved[..., logs], 0.0))
     return moved
@@ -45,12 +50,12 @@ def forward_fill(values: Floats) -> Floats:
     >>> forward_fill(np.array([[[np.nan], [2.0], [np.nan], [5.0]]])).ravel().tolist()
     [2.0, 2.0, 2.0, 5.0]
     """
-    seen = np.isfinite(values)
+    seen = observed(values)
     slots = np.arange(values.shape[1])[None, :, None]
     last = np.maximum.accumulate(np.where(seen, slots, -1), axis=1)
     first = np.argmax(seen, axis=1)[:, None, :]
     filled = np.take_along_axis(values, np.where(last < 0, first, last), axis=1)
-    return np.where(seen.any(axis=1)[:, None, :], filled, 0.0)
+    return np.where(np.logical_or.reduce(seen, axis=1, keepdims=True), filled, 0.0)
 
 
 def slots_since_seen(seen: Bools) -> Ints:
@@ -60,12 +65,13 @@ def slots_since_seen(seen: Bools) -> Ints:
     [[1, 0, 1, 2]]
     """
     slots = np.arange(seen.shape[1])[None, :]
-    return slots - np.maximum.accumulate(np.where(seen, slots, -1), axis=1)
+    age: Ints = slots - np.maximum.accumulate(np.where(seen, slots, -1), axis=1)
+    return age
 
 
 def deviation(values: Floats) -> Floats:
     """Population standard deviation [N, M] over the seen slots of [N, L, M]; 0 where none is."""
-    seen = np.isfinite(values)
+    seen = observed(values)
     count = np.maximum(seen.sum(axis=1), 1)
     mean = np.where(seen, values, 0.0).sum(axis=1) / count
     squares = np.where(seen, values - mean[:, None, :], 0.0) ** 2
@@ -83,7 +89,8 @@ def resolutions(center: Floats, metrics: Sequence[Metric]) -> Floats:
     logs = _is_log(metrics)
     # log1p(v + r) - log1p(v) with 1 + v = exp(center)
     moved[..., logs] = np.log1p(moved[..., logs] * np.exp(-center[..., logs]))
-    return np.maximum(moved, _FLOAT32_STEPS * np.abs(center))
+    finest: Floats = np.maximum(moved, _FLOAT32_STEPS * np.abs(center))
+    return finest
 
 
 def calendar(slots: Ints, timezones: Sequence[str], step_seconds: int) -> Floats:

@@ -15,7 +15,7 @@ import numpy as np
 from forecast import baselines
 from forecast.artifact import Artifact, unpack
 from forecast.errors import UnknownVersion
-from forecast.record import ForecastBlock
+from forecast.record import CHAMPION, ForecastBlock
 
 if TYPE_CHECKING:
     from forecast.baselines import BaselineTables
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from forecast.schema import Schema
     from forecast.windows import RawWindows
 
-CHAMPION = "champion"
 COPY_LAST = "copy_last"
 SEASONAL_NAIVE = "seasonal_naive"
 
@@ -88,10 +87,10 @@ def blocks_of_record(
     from it and are answered by a baseline.
     """
     lower, upper = bounds(schema)
-    shared = {"tables": tables, "targets": schema.targets, "lower": lower, "upper": upper}
+    naive = {COPY_LAST: baselines.copy_last, SEASONAL_NAIVE: baselines.seasonal_naive}
     values = {
-        COPY_LAST: baselines.copy_last(raw, **shared),
-        SEASONAL_NAIVE: baselines.seasonal_naive(raw, **shared),
+        name: forecast(raw, tables, schema.targets, lower=lower, upper=upper)
+        for name, forecast in naive.items()
     }
     if members.champion is not None:
         block = np.full_like(values[COPY_LAST], np.nan)

@@ -156,6 +156,12 @@ class Score:
         return _ratio(self.sums[..., _INSIDE:], self.sums[..., _COUNT, None])
 
 
+def known_mean(values: Float64Array) -> float | None:
+    """Mean of the values that are not NaN; None when there is none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else None
+
+
 def _ratio(over: FloatArray, under: FloatArray) -> Float64Array:
     under = np.broadcast_to(under, over.shape)
     shares = np.full(over.shape, np.nan)

@@ -18,6 +18,9 @@ from forecast.windows import RawWindows
 
 Float32Array = NDArray[np.float32]
 
+CHAMPION = "champion"
+"""The member that answers for the fleet; what it forecasts with is its block's version."""
+
 
 @dataclass(frozen=True, slots=True)
 class ForecastBlock:

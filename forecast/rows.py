@@ -78,10 +78,13 @@ class RowFields:
     def info(self, row: Mapping[Any, Any]) -> tuple[str, str]:
         """Role and time zone, each empty when the row does not say."""
         role, zone = row.get("role"), row.get("timezone")
-        if role is not None and role != "":
+        if role not in (None, ""):
             role = _word(role, "role")
-        if zone is not None and zone not in self._zones:
-            self._zones.add(_checked_zone(zone))
+        if zone not in (None, ""):
+            zone = _word(zone, "timezone")
+            if zone not in self._zones:
+                _check_zone(zone)
+                self._zones.add(zone)
         return role or "", zone or ""
 
 
@@ -113,10 +116,8 @@ def _word(value: object, field: str) -> str:
     return value
 
 
-def _checked_zone(value: object) -> str:
-    zone = _word(value, "timezone")
+def _check_zone(zone: str) -> None:
     try:
         ZoneInfo(zone)
     except (KeyError, ValueError, OSError) as error:
         raise RowError("malformed", f"timezone {zone!r:.40} is not an IANA name") from error
-    return zone

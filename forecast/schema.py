@@ -51,7 +51,7 @@ class Metric:
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("a metric needs a name")
-        if self.kind == "counter" and self.slot_rule == "mean":
+        if self.kind == "counter" and self.slot_rule == "mean":  # the default
             object.__setattr__(self, "slot_rule", "rate")
         if self.lower is None and (self.transform == "log1p" or self.slot_rule == "rate"):
             object.__setattr__(self, "lower", 0.0)
@@ -129,10 +129,9 @@ class Schema:
         }
 
     def fingerprint(self) -> str:
-        """Sha256 of what needs a new base model when it changes.
+        """Sha256 of what needs a new base model: panel, step, and targets' names, units and kinds.
 
-        That is the panel, the step and each target's name, unit and kind. Covariates and aliases
-        do not enter: a config edit there must not orphan the models that serve.
+        Covariates and aliases do not enter: an edit there must not orphan the models that serve.
         """
         targets = [self.metric(name) for name in self.targets]
         entering = {
@@ -157,8 +156,8 @@ class SampleBlock:
     """Accepted samples as columns; the n-th sample is the n-th entry of each array.
 
     `infos` has one entry per server, None where no row said anything beyond the name. Server and
-    metric names are unique; the index arrays point into them. `row_index` says which row of the
-    request a sample came from, so that who refuses it later can name the row too.
+    metric names are unique; the index arrays point into them. `row_index` is each sample's row in
+    the request, for who refuses it later.
     """
 
     servers: tuple[str, ...]

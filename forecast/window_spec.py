@@ -32,8 +32,8 @@ class WindowSpec:
     metrics: tuple[Metric, ...]
     """Every metric the model reads, targets included."""
     targets: tuple[str, ...]
-    roles: tuple[str, ...] = ()
-    """The roles with a category of their own, numbered from 1; any other role is category 0."""
+    roles: tuple[str, ...] = ("",)
+    """Category of each role by position; the first, "", stands for every role not listed."""
     scale_floor_share: float = 0.1
     """Share of the long-run deviation below which a window's scale never falls."""
 
@@ -43,8 +43,8 @@ class WindowSpec:
             raise ValueError(f"a metric or target is named twice: {names}, {list(self.targets)}")
         if not self.targets or not set(self.targets) <= set(names):
             raise ValueError(f"targets {list(self.targets)} are not all among metrics {names}")
-        if len(set(self.roles)) < len(self.roles) or "" in self.roles:
-            raise ValueError(f"roles must be named once each, got {list(self.roles)}")
+        if len(set(self.roles)) < len(self.roles) or self.roles[:1] != ("",):
+            raise ValueError(f"roles start with '' and differ, got {list(self.roles)}")
         if self.context < 2 or self.horizon < 1 or self.step_seconds < 1:
             raise ValueError(
                 f"context {self.context} needs 2 slots, horizon {self.horizon} needs 1, "

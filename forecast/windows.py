@@ -23,6 +23,7 @@ __all__ = ["RawWindows", "WindowSpec", "Windows", "inverse", "transform"]
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+Index = IntArray | BoolArray | Sequence[int]
 Floats = NDArray[np.float64]
 
 _LOG_UNIT = 5.0
@@ -74,7 +75,7 @@ class RawWindows:
     def __len__(self) -> int:
         return len(self.servers)
 
-    def select(self, index: IntArray | BoolArray) -> RawWindows:
+    def select(self, index: Index) -> RawWindows:
         """The windows at these positions (or where a mask is true), in the order given."""
         rows = _positions(index, len(self))
         return replace(
@@ -140,7 +141,7 @@ class Windows:
     def __len__(self) -> int:
         return len(self.encoder_cont)
 
-    def select(self, index: IntArray | BoolArray) -> Windows:
+    def select(self, index: Index) -> Windows:
         """The windows at these positions (or where a mask is true), in the order given."""
         rows = _positions(index, len(self))
         return Windows(
@@ -239,7 +240,7 @@ def _known(raw: RawWindows, spec: WindowSpec, center: Floats, scale: Floats) -> 
     for lag in (raw.daily, raw.weekly):
         values = features.model_space(_gather(lag, raw, spec), spec.metrics)
         values = values[..., list(spec.target_columns)]
-        seen = np.isfinite(values)
+        seen = features.observed(values)
         scaled = np.where(seen, (values - center[:, None]) / scale[:, None], 0.0)
         lags.append(_squashed(scaled))
         shares.append(seen.mean(axis=2, keepdims=True))
@@ -251,8 +252,9 @@ def _known(raw: RawWindows, spec: WindowSpec, center: Floats, scale: Floats) -> 
 
 def _unknown(context_NLM: Floats, scaled_NLM: Floats, spec: WindowSpec) -> Floats:
     """[N, L+H, U] the columns of `unknown_reals`, 0 in the horizon."""
-    seen = np.isfinite(context_NLM)
-    age = features.slots_since_seen(seen[:, :, list(spec.target_columns)].any(axis=2))
+    seen = features.observed(context_NLM)
+    seen_targets = np.logical_or.reduce(seen[:, :, list(spec.target_columns)], axis=2)
+    age = features.slots_since_seen(seen_targets)
     share = 1.0 - seen.mean(axis=2, keepdims=True)
     known = np.concatenate([_squashed(scaled_NLM), np.log1p(age)[:, :, None], share], axis=2)
     return np.pad(known, ((0, 0), (0, spec.horizon), (0, 0)))
@@ -260,7 +262,7 @@ def _unknown(context_NLM: Floats, scaled_NLM: Floats, spec: WindowSpec) -> Float
 
 def _categories(raw: RawWindows, spec: WindowSpec, mask_role: BoolArray | None) -> IntArray:
     """[N, L+H, 1] the category of each window's role; 0 for an unknown or hidden one."""
-    numbers = {role: number for number, role in enumerate(spec.roles, start=1)}
+    numbers = {role: number for number, role in enumerate(spec.roles)}
     category = np.array([numbers.get(role, 0) for role in raw.roles], dtype=np.int64)
     if mask_role is not None:
         category = np.where(mask_role, 0, category)
@@ -272,7 +274,7 @@ def _squashed(scaled: Floats) -> Floats:
     return np.arcsinh(scaled)
 
 
-def _positions(index: IntArray | BoolArray, count: int) -> IntArray:
+def _positions(index: Index, count: int) -> IntArray:
     """Row numbers of an index array or a mask of `count` rows."""
     array = np.asarray(index)
     return np.arange(count)[array] if array.size else np.zeros(0, np.int64)

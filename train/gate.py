@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from forecast.metrics import central_intervals, coverage, known_mean, wql
+
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from forecast.metrics import FloatArray
     from forecast.windows import RawWindows
-
-    FloatArray = NDArray[np.float32] | NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +32,10 @@ class Scores:
     """(target, WQL); None for a target without a label or whose labels are all zero."""
 
     coverage: float | None
-    """Share of labels inside the outermost quantiles."""
+    """Share of labels inside the widest central interval."""
 
-    nominal: float
-    """The share that should be inside them."""
+    nominal: float | None
+    """The share that should be inside it; None when the levels have no such interval."""
 
     n: int
     """Label cells scored: windows x horizon x targets, gaps left out."""
@@ -59,30 +58,32 @@ def score(
 ) -> Scores:
     """Score forecasts against the labels in `raw`, both in natural units.
 
-    WQL of a target = mean over levels of 2 x sum(pinball) / sum(|label|), sums over windows and
-    horizon (Gasthaus et al. 2019, "Probabilistic forecasting with spline quantile function RNNs").
-    A label that is a gap is left out; a forecast that is not finite scores nothing and is told.
+    Each target's WQL is pooled over windows and horizon (`forecast.metrics.wql`), then averaged
+    over targets. A label that is a gap is left out. One forecast that is not finite is enough for
+    no score at all: a model that gives such may not serve.
+
+    Raises ValueError when the forecasts do not have one row per window, step, target and level.
     """
     columns = [raw.metrics.index(target) for target in targets]
-    label_NHT = raw.values[:, raw.context :, columns].astype(np.float64)
-    forecast_NHTQ = np.asarray(predicted_NHTQ, np.float64)
+    label_NHT = raw.values[:, raw.context :, columns]
     expected = (*label_NHT.shape, len(levels))
-    if forecast_NHTQ.shape != expected:
-        raise ValueError(f"forecasts have shape {forecast_NHTQ.shape}, the labels want {expected}")
-    nominal = float(levels[-1]) - float(levels[0])
-    seen = np.isfinite(label_NHT)
-    n = int(seen.sum())
-    if not np.isfinite(forecast_NHTQ).all():
+    if predicted_NHTQ.shape != expected:
+        raise ValueError(f"forecasts have shape {predicted_NHTQ.shape}, the labels want {expected}")
+    widest = next(iter(central_intervals(levels)), None)
+    n = int(np.isfinite(label_NHT).sum())
+    if not np.isfinite(predicted_NHTQ).all():
         nothing = tuple((target, None) for target in targets)
-        return Scores(None, nothing, coverage=None, nominal=nominal, n=n, finite=False)
-    wql_T = _wql(forecast_NHTQ, label_NHT, seen, np.asarray(levels, np.float64))
-    inside = (label_NHT >= forecast_NHTQ[..., 0]) & (label_NHT <= forecast_NHTQ[..., -1])
-    known = [value for value in wql_T if value is not None]
+        return Scores(None, nothing, coverage=None, nominal=widest and widest[0], n=n, finite=False)
+    wql_T = [
+        wql(label_NHT[..., place], predicted_NHTQ[:, :, place], levels)
+        for place in range(len(targets))
+    ]
+    inside = coverage(label_NHT, predicted_NHTQ, levels)
     return Scores(
-        wql=math.fsum(known) / len(known) if known else None,
-        per_target=tuple(zip(targets, wql_T, strict=True)),
-        coverage=float(inside[seen].mean()) if n else None,
-        nominal=nominal,
+        wql=known_mean(np.array(wql_T)),
+        per_target=tuple((target, _known(w)) for target, w in zip(targets, wql_T, strict=True)),
+        coverage=inside.get(widest[0]) if widest else None,
+        nominal=widest and widest[0],
         n=n,
         finite=True,
     )
@@ -131,16 +132,8 @@ def decide(
     return Decision(promote, (reason,), report)
 
 
-def _wql(
-    forecast_NHTQ: FloatArray, label_NHT: FloatArray, seen: NDArray[np.bool_], levels: FloatArray
-) -> list[float | None]:
-    """WQL of each target."""
-    error = np.where(seen, label_NHT, 0.0)[..., None] - forecast_NHTQ
-    pinball = np.maximum(levels * error, (levels - 1.0) * error) * seen[..., None]
-    loss_T = 2.0 * pinball.sum(axis=(0, 1)).mean(axis=-1)
-    size_T = np.abs(np.where(seen, label_NHT, 0.0)).sum(axis=(0, 1))
-    pairs = zip(loss_T, size_T, strict=True)
-    return [float(loss / size) if size > 0 else None for loss, size in pairs]
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _relative_change(champion: Scores | None, challenger: Scores) -> float | None:

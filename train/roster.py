@@ -73,6 +73,14 @@ class Roster:
         """Last slot of every server that was heard, in no particular order."""
         return self.last[list(self._rows.values())]
 
+    def first_slot(self) -> int | None:
+        """The earliest slot that a server was first seen in; None without servers."""
+        return int(self.first[list(self._rows.values())].min()) if self._rows else None
+
+    def unheard_since(self, slot: int) -> list[str]:
+        """Servers, by name, that were last heard before `slot`."""
+        return sorted(name for name, row in self._rows.items() if self.last[row] < slot)
+
     def retired(self, slot: int | None) -> dict[str, int]:
         """Last slot of each server that is retired as of `slot`."""
         names = list(self._rows)
@@ -82,28 +90,33 @@ class Roster:
         gone = self._grid.heard_after(lasts, slot) > self.day
         return {names[at]: int(lasts[at]) for at in np.flatnonzero(gone)}
 
+    def is_gone(self, last: int, slot: int) -> bool:
+        """Whether a server last heard in `last` is retired as of `slot`."""
+        return bool(self._grid.heard_after(np.array([last]), slot)[0] > self.day)
+
     def room(self, named: Collection[str], retired: Collection[str]) -> int:
         """How many new servers fit; retired ones that are not `named` give way."""
         giving = sum(name not in named for name in retired)
         return max(0, self._max - len(self._rows) + giving)
 
-    def admit(self, name: str, *, retired: Mapping[str, int], spare: Collection[str]) -> int | None:
-        """Give a new name a row; the row of the server whose data was dropped for it, or None.
+    def admit(self, name: str, *, retired: Mapping[str, int], spare: Collection[str]) -> int:
+        """Give a new name a row and return it.
 
         Rows are added up to `max_servers`; then the server gives way that is retired longest and
         not in `spare`.
         """
-        leaving = sorted((last, other) for other, last in retired.items() if other not in spare)
+        leaving = sorted(
+            (last, other)
+            for other, last in retired.items()
+            if other not in spare and other in self._rows
+        )
         if len(self._rows) >= self._max and leaving:
-            freed = self._rows[leaving[0][1]]
             self.forget(leaving[0][1])
-            self._settle(name, freed, floor=_NEVER)
-            return freed
         taken = set(self._rows.values())
         row = next(at for at in range(len(taken) + 1) if at not in taken)
         self._grid.ensure_rows(row + 1, most=self._max)
         self._settle(name, row, floor=_NEVER)
-        return None
+        return row
 
     def rebirth(self, name: str) -> int:
         """Begin a new life under a known name, which inherits nothing; its row."""

@@ -3,15 +3,16 @@
     log-00000007.seg   a head that says what the records are about, then records
     snapshot-00000007  a head, and the records of the state before segment 7
 
-A frame is a marker, the payload's length, and the payload: JSON and arrays under a checksum
-(`forecast/packing.py`). A crash can leave the last frame of the last segment unfinished; that torn
-tail was never acknowledged, is cut, and counted in `torn_bytes`. Anything else that does not read
-is damage, and a StateError names the file and the offset: nothing acknowledged goes in silence.
+A frame is a marker, the payload's length, a CRC-32 of length and payload, and the payload: JSON and
+arrays (`forecast/packing.py`). A crash can leave the last frame of the last segment unfinished;
+that torn tail was never acknowledged, is cut, and counted in `torn_bytes`. Anything else that does
+not read is damage, and a StateError names file and offset: nothing acknowledged goes in silence.
 """
 
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,8 @@ FORMAT = 1
 
 _KIND = "log record"
 _MARK = b"\xf1eet"
-_FRAME = struct.Struct("<4sQ")
+_FRAME = struct.Struct("<4sQI")
+_LENGTH = struct.Struct("<Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +109,16 @@ class SegmentLog:
         for number in list(self._segments):
             path, last = self._path(number), number == self._segments[-1]
             data = path.read_bytes()
-            end, about = 0, None
+            end, head = 0, None
             for end, record in _frames(data, path, may_tear=last):  # noqa: B007
-                if about is None:
-                    _check_format(record, path)
-                    about = record.header["about"]
+                if head is None:
+                    head = record
+                    _check_format(head, path)
                 else:
-                    yield about, record
-            if end < len(data):
+                    yield head.header["about"], record
+            if not last:
+                _check_format(head, path)
+            elif end < len(data) or head is None:
                 self._cut(number, end, len(data))
 
     def append(self, record: Record) -> None:
@@ -147,11 +151,11 @@ class SegmentLog:
             # not be sure, must never stand before records that came later.
             number = self._begin_segment()
             self._write_snapshot(number, state)
+            self._first, self._segments = number, [number]
+            self._sizes = {number: self._sizes[number]}
+            self._tidy()
         except OSError as error:
-            raise StateError(f"{self._directory}: cannot write a snapshot: {error}") from error
-        self._first, self._segments = number, [number]
-        self._sizes = {number: self._sizes[number]}
-        self._tidy()
+            raise StateError(f"{self._directory}: snapshot and truncate: {error}") from error
 
     def _write_snapshot(self, number: int, state: Iterable[Record]) -> None:
         path = self._snapshot_path(number)
@@ -247,7 +251,11 @@ def _check_format(head: Record | None, path: Path) -> None:
 
 def _frame(record: Record) -> bytes:
     payload = pack(_KIND, record.header, record.arrays)
-    return _FRAME.pack(_MARK, len(payload)) + payload
+    return _FRAME.pack(_MARK, len(payload), _checksum(payload)) + payload
+
+
+def _checksum(payload: bytes | memoryview) -> int:
+    return zlib.crc32(payload, zlib.crc32(_LENGTH.pack(len(payload))))
 
 
 def _frames(data: bytes, path: Path, *, may_tear: bool) -> Iterator[tuple[int, Record]]:
@@ -267,15 +275,12 @@ def _read_frame(data: bytes, at: int) -> tuple[int, Record] | None:
     """The end and the content of the frame that begins here; None when no whole frame does."""
     if len(data) - at < _FRAME.size:
         return None
-    mark, length = _FRAME.unpack_from(data, at)
+    mark, length, checksum = _FRAME.unpack_from(data, at)
     end = at + _FRAME.size + length
     if mark != _MARK or end > len(data):
         return None
-    try:
-        header, arrays = unpack(_KIND, memoryview(data)[at + _FRAME.size : end])
-    except StateError:
-        return None
-    return end, Record(header, arrays)
+    payload = memoryview(data)[at + _FRAME.size : end]
+    return (end, Record(*unpack(_KIND, payload))) if _checksum(payload) == checksum else None
 
 
 def _readable_after(data: bytes, at: int) -> bool:

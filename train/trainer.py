@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import numpy as np
+
 from forecast.artifact import Artifact, pack, unpack
 from forecast.errors import TrainingError
 from forecast.model import Model, ModelSpec
@@ -106,7 +108,7 @@ class Trainer:
     def judge(
         self, challenger: Artifact, champion: Artifact | None, holdout: RawWindows
     ) -> tuple[Scores | None, Scores]:
-        """Scores of champion and challenger, as loaded from their artifacts, on the same windows."""
+        """Scores of champion and challenger, as loaded from their artifacts, on one holdout."""
         known = None if champion is None else self._score(champion, holdout)
         return known, self._score(challenger, holdout)
 
@@ -159,7 +161,7 @@ class Trainer:
             fingerprint=self._schema.fingerprint(),
             lineage=lineage,
             metrics=report,
-            probe=windows.select(range(min(_PROBE_WINDOWS, len(windows.servers)))),
+            probe=windows.select(np.arange(min(_PROBE_WINDOWS, len(windows)))),
             # Event time, so that the same job gives the same bytes; the audit log has the clock.
             created_at=moment.isoformat(),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def small_config(state_dir: Path, replay: Replay, **learning: Any) -> Config:
 def blocks(replay: Replay, *, slots: int = STREAM_SLOTS) -> list[tuple[str, SampleBlock]]:
     """The history in eight blocks, then one block per streamed slot, with their request ids."""
     edges = np.linspace(replay.first_slot, replay.start_slot, 9).astype(int).tolist()
-    spans = list(zip(edges, edges[1:], strict=False))
+    spans = list(pairwise(edges))
     spans += [(s, s + 1) for s in range(replay.start_slot, replay.start_slot + slots)]
     made = []
     for start, end in spans:
@@ -75,7 +76,7 @@ async def outcome_of(fleet: Any) -> dict[str, Any]:
     status = await fleet.buffer.status.remote()
     return {
         "decisions": [
-            (u["update_id"], u["verdict"], u["slot"], tuple(u["reasons"])) for u in updates
+            (u.update_id, u.verdict, u.slot, u.version, u.reasons) for u in updates
         ],
         "state": await fleet.registry.summary.remote(),
         "slot": snapshot.slot,

@@ -1,0 +1,203 @@
+"""Artifacts: a model as one JSON manifest and one safetensors file, and back.
+
+Nothing in an artifact can run code. Each holds a probe, some windows and the quantiles the model
+gave for them when it was packed; whoever unpacks it computes them again and compares, so a model
+that was damaged, converted or built by another version of a library is found before it serves.
+
+torch is imported only where a network is needed: the registry keeps artifacts without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from forecast.canonical import plain, sha256
+from forecast.errors import ArtifactError
+from forecast.windows import RawWindows, transform
+
+if TYPE_CHECKING:
+    from forecast.model import Model, ModelSpec
+
+FORMAT = 1
+"""Goes up when a manifest or the names of the tensors change their meaning."""
+
+PROBE_TOLERANCE = 1e-4
+"""Largest difference of a probe's quantile, in units of its window's scale."""
+
+_NETWORK = "network."
+_PROBE = "probe."
+_EXPECTED = "probe.expected"
+_LIBRARIES = ("torch", "pytorch-forecasting", "lightning", "numpy", "safetensors")
+_PROBE_ARRAYS = ("origin", "values", "daily", "weekly", "spread")
+_PROBE_NAMES = ("servers", "roles", "timezones", "metrics")
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A stored model: what it is, and its weights and probe as safetensors bytes.
+
+    Manifest keys: format, fingerprint (of the schema), model (`ModelSpec.to_json`), probe (names
+    of its windows), lineage, metrics, sha256 (of `weights`), created_at, versions (of libraries).
+    """
+
+    manifest: dict[str, Any]
+    weights: bytes
+
+
+def pack(
+    model: Model,
+    *,
+    fingerprint: str,
+    lineage: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    probe: RawWindows,
+    created_at: str,
+) -> Artifact:
+    """The model as an artifact; the same model and arguments give the same bytes.
+
+    `probe` holds a few windows, `created_at` an ISO 8601 time. Raises ArtifactError when a weight
+    or a quantile of the probe is not finite: such a model cannot serve.
+    """
+    if not len(probe):
+        raise ArtifactError("an artifact needs at least one window as its probe")
+    weights = {
+        name: tensor.numpy(force=True) for name, tensor in model.network.state_dict().items()
+    }
+    _refuse_not_finite(weights)
+    expected = _answer(model, probe)
+    if not np.isfinite(expected).all():
+        raise ArtifactError("probe: the model's own quantiles are not finite")
+    arrays = {_NETWORK + name: array for name, array in weights.items()}
+    arrays |= {_PROBE + name: getattr(probe, name) for name in _PROBE_ARRAYS}
+    stored = {**arrays, _EXPECTED: expected}
+    data = safetensors.numpy.save({name: np.ascontiguousarray(a) for name, a in stored.items()})
+    manifest = {
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        "model": model.spec.to_json(),
+        "probe": {name: list(getattr(probe, name)) for name in _PROBE_NAMES},
+        "lineage": lineage,
+        "metrics": metrics,
+        "sha256": sha256(data),
+        "created_at": created_at,
+        "versions": {library: version(library) for library in _LIBRARIES},
+    }
+    return Artifact(manifest=plain(manifest), weights=data)
+
+
+def unpack(artifact: Artifact, *, fingerprint: str | None) -> Model:
+    """The model of an artifact, proved by its probe.
+
+    `fingerprint` is the schema's it must be of; None takes any. Raises ArtifactError naming what
+    is wrong: an unknown format, another schema, a damaged or missing part, a tensor of the wrong
+    shape, a weight that is not finite, or a probe whose quantiles come out different.
+    """
+    manifest = artifact.manifest
+    if manifest.get("format") != FORMAT:
+        raise ArtifactError(f"format {manifest.get('format')!r} is unknown, this reads {FORMAT}")
+    found = manifest.get("fingerprint")
+    if fingerprint is not None and found != fingerprint:
+        raise ArtifactError(f"foreign fingerprint: of schema {found}, this fleet's {fingerprint}")
+    if (digest := sha256(artifact.weights)) != manifest.get("sha256"):
+        raise ArtifactError(
+            f"weights have sha256 {digest} ({len(artifact.weights)} bytes), "
+            f"the manifest says {manifest.get('sha256')}"
+        )
+    try:
+        arrays: Arrays = safetensors.numpy.load(artifact.weights)
+    except SafetensorError as error:
+        raise ArtifactError(f"weights are no safetensors: {error}") from error
+    model = _build(_spec(manifest), arrays)
+    _prove(model, _probe(manifest, model.spec, arrays), arrays.get(_EXPECTED))
+    return model
+
+
+def _spec(manifest: Mapping[str, Any]) -> ModelSpec:
+    """The model's specification; raises ArtifactError when the manifest holds none."""
+    from forecast.model import ModelSpec
+
+    try:
+        return ModelSpec.from_json(manifest["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"manifest: no usable model specification: {error!r}") from error
+
+
+def _build(spec: ModelSpec, arrays: Arrays) -> Model:
+    """The network with the stored weights; raises ArtifactError where they do not fit it."""
+    import torch
+
+    from forecast.model import Model, build
+
+    stored = {
+        name.removeprefix(_NETWORK): array
+        for name, array in arrays.items()
+        if name.startswith(_NETWORK)
+    }
+    network = build(spec, seed=0)
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    if absent := sorted(set(wanted) - set(stored)):
+        raise ArtifactError(f"{len(absent)} weights are missing, first {absent[0]}")
+    if extra := sorted(set(stored) - set(wanted)):
+        raise ArtifactError(f"{len(extra)} weights are of no such network, first {extra[0]}")
+    for name, shape in wanted.items():
+        array = stored[name]
+        if array.shape != shape or array.dtype != np.float32:
+            raise ArtifactError(
+                f"weight {name} is {array.dtype} {array.shape}, the network needs float32 {shape}"
+            )
+    _refuse_not_finite(stored)
+    network.load_state_dict({name: torch.from_numpy(array) for name, array in stored.items()})
+    return Model(spec, network)
+
+
+def _refuse_not_finite(weights: Arrays) -> None:
+    broken = sorted(name for name, array in weights.items() if not np.isfinite(array).all())
+    if broken:
+        raise ArtifactError(f"{len(broken)} weights are not finite, first {broken[0]}")
+
+
+def _probe(manifest: Mapping[str, Any], spec: ModelSpec, arrays: Arrays) -> RawWindows:
+    """The stored windows; raises ArtifactError when they are missing or do not fit each other."""
+    try:
+        parts: dict[str, Any] = {name: tuple(manifest["probe"][name]) for name in _PROBE_NAMES}
+        parts |= {name: arrays[_PROBE + name] for name in _PROBE_ARRAYS}
+        return RawWindows(
+            **parts,
+            context=spec.window.context,
+            horizon=spec.window.horizon,
+            step_seconds=spec.window.step_seconds,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"probe: cannot be read: {error!r}") from error
+
+
+def _prove(model: Model, probe: RawWindows, expected: NDArray[np.float32] | None) -> None:
+    """Compare what the model gives for the probe with what it gave when it was packed."""
+    try:
+        found = _answer(model, probe)
+    except (KeyError, ValueError) as error:
+        raise ArtifactError(f"probe: cannot be computed: {error!r}") from error
+    if expected is None or expected.shape != found.shape:
+        shape = None if expected is None else expected.shape
+        raise ArtifactError(f"probe: {shape} quantiles are stored, the model gives {found.shape}")
+    differences = np.abs(found - expected)
+    if not (differences <= PROBE_TOLERANCE).all():  # also when one of them is NaN
+        raise ArtifactError(
+            f"probe differs: quantiles are up to {differences.max():.3g} of the scale off, "
+            f"allowed are {PROBE_TOLERANCE}"
+        )
+
+
+def _answer(model: Model, probe: RawWindows) -> NDArray[np.float32]:
+    """Quantiles [N, H, T, Q] in units of each window's scale, where a tolerance has a meaning."""
+    return model.scaled(transform(probe, model.spec.window))

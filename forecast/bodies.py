@@ -1,0 +1,111 @@
+"""What comes in a request's body and headers: bounded, and of a type that is read here."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from forecast.errors import RequestError, TooLarge, Unprocessable, UnsupportedMedia
+from forecast.ingest import JSON, NDJSON
+from forecast.queries import ForecastRequest
+
+_MOST_QUESTION_BYTES = 8 << 20
+"""The body of a question; one of rows may be longer."""
+_LONGEST_KEY = 200
+
+FORECAST_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {JSON: {"schema": {"$ref": "#/components/schemas/ForecastRequest"}}},
+    }
+}
+"""For OpenAPI: the body of POST /forecast."""
+
+_ROW: dict[str, Any] = {
+    "type": "object",
+    "required": ["timestamp", "metrics"],
+    "properties": {
+        "timestamp": {"description": "ISO 8601 (UTC unless it says), or epoch seconds"},
+        "server": {"type": "string"},
+        "labels": {
+            "type": "object",
+            "description": "instead of server, where several labels name one",
+        },
+        "role": {"type": "string"},
+        "timezone": {"type": "string", "description": "IANA name"},
+        "metrics": {
+            "type": "object",
+            "additionalProperties": {"type": ["number", "null"]},
+            "description": "values by metric; null is a gap",
+        },
+    },
+}
+
+ROWS_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            JSON: {
+                "schema": {
+                    "type": "object",
+                    "required": ["rows"],
+                    "properties": {"rows": {"type": "array", "items": _ROW}},
+                }
+            },
+            NDJSON: {"schema": {"type": "string", "description": "one row a line"}},
+        },
+    }
+}
+"""For OpenAPI: the body of POST /ingest."""
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body; raises TooLarge as soon as it is known to be over the limit."""
+    said = request.headers.get("content-length", "")
+    if said.isdecimal() and (len(said) > 15 or int(said) > limit):
+        raise TooLarge(f"the body has {said[:20]} bytes, the limit is {limit}")
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise TooLarge(f"the body has more than {limit} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def forecast_request(request: Request) -> ForecastRequest:
+    """The question in the body.
+
+    Raises UnsupportedMedia, TooLarge, RequestError for what is no JSON, RequestValidationError for
+    what is no question.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != JSON:
+        raise UnsupportedMedia(f"a question comes as {JSON}, not {kind!r:.80}")
+    body = await read_body(request, _MOST_QUESTION_BYTES)
+    if not body.strip():
+        raise RequestError("the body is empty; {} asks for the whole fleet")
+    try:
+        return ForecastRequest.model_validate_json(body)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        if found[0]["type"] == "json_invalid":
+            raise RequestError(f"the body is not JSON: {found[0]['msg']}") from error
+        raise RequestValidationError(found) from error
+
+
+def request_id(request: Request) -> str:
+    """The header `Idempotency-Key`, told apart by who sends it; without one a fresh id.
+
+    Raises Unprocessable for a key that is too long or unprintable.
+    """
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return uuid.uuid4().hex
+    if not 0 < len(key) <= _LONGEST_KEY or not key.isprintable():
+        raise Unprocessable(f"Idempotency-Key must have 1 to {_LONGEST_KEY} printable characters")
+    return f"{request.state.principal.name}/{key}"

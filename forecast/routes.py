@@ -1,0 +1,256 @@
+"""The HTTP routes of one fleet. Everything they need of the system is `Service`.
+
+read     GET, POST /api/v1/forecast; GET /accuracy /learning/updates /models /servers /status
+         / /metrics
+ingest   POST /api/v1/ingest
+anybody  /healthz /readyz /docs /openapi.json
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi.params import Depends as Dependency
+from fastapi.responses import HTMLResponse, PlainTextResponse
+
+from forecast import answers, api, on_demand, pages, problems, reports
+from forecast.auth import Guard, Scope
+from forecast.bodies import FORECAST_BODY, ROWS_BODY, forecast_request, read_body, request_id
+from forecast.errors import NotReady
+from forecast.queries import (
+    AccuracyQuery,
+    ForecastQuery,
+    ForecastRequest,
+    ServersQuery,
+    UpdatesQuery,
+)
+from forecast.record import Snapshot
+from forecast.service import Service
+
+__all__ = ["Service", "make_app"]
+
+_PREFIX = "/api/v1"
+_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+Clock = Callable[[], float]
+
+
+def make_app(
+    service: Service,
+    guard: Guard,
+    *,
+    title: str,
+    version: str,
+    max_body_bytes: int = 16 << 20,
+    now: Clock = time.time,
+) -> FastAPI:
+    """The ASGI application; `now` is the wall clock, for the age of an answer only.
+
+    `max_body_bytes` bounds a body of rows as it is sent, before any of it is kept in memory.
+    """
+    app = _App(title=title, version=version, openapi_url=None, docs_url=None, redoc_url=None)
+    problems.install(app)
+    told: dict[int | str, dict[str, Any]] = {
+        "default": {"description": "A problem", "content": {problems.MEDIA_TYPE: {}}}
+    }
+    read, ingest = [_needs(guard, "read")], [_needs(guard, "ingest")]
+    for router, needs in (
+        (_forecast_routes(service, now), read),
+        (_report_routes(service), read),
+        (_ingest_routes(service, max_body_bytes), ingest),
+    ):
+        app.include_router(router, prefix=_PREFIX, dependencies=needs, responses=told)
+    app.include_router(_page_routes(service, title), dependencies=read)
+    app.include_router(_open_routes(app, service, now), dependencies=[_needs(guard, None)])
+    return app
+
+
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """FastAPI's document, with the body that a route reads by itself."""
+        if self.openapi_schema is None:
+            schemas = super().openapi().setdefault("components", {}).setdefault("schemas", {})
+            body = ForecastRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(body.pop("$defs", {}), ForecastRequest=body)
+        return super().openapi()
+
+
+def _needs(guard: Guard, scope: Scope | None) -> Dependency:
+    """What a route demands of its caller."""
+
+    async def authorise(request: Request) -> None:
+        client = None if request.client is None else request.client.host
+        request.state.principal = guard.authorise(request.headers, request.method, client, scope)
+
+    needed: Dependency = Depends(authorise)
+    return needed
+
+
+def _forecast_routes(service: Service, now: Clock) -> APIRouter:
+    router = APIRouter()
+    answer: dict[int | str, dict[str, Any]] = {200: {"model": api.ForecastAnswer}}
+
+    @router.get("/forecast", responses={**answer, 304: {"description": "Not newer"}})
+    async def forecast_of_record(
+        request: Request, query: Annotated[ForecastQuery, Query()]
+    ) -> Response:
+        """The newest forecast of record: issued once per step, scored later, the same for all."""
+        snapshot, now_s = await _newest(service), now()
+        headers = {"ETag": _etag(snapshot, now_s), "Cache-Control": "private, no-cache"}
+        if _known(request.headers.get("if-none-match", ""), headers["ETag"]):
+            return Response(status_code=304, headers=headers)
+        series = answers.series_of(snapshot, query.server or None, query.metric or None)
+        want = answers.wanted(snapshot, horizon=query.horizon)
+        found = await asyncio.to_thread(answers.from_snapshot, snapshot, series, want, now_s=now_s)
+        return _json(found, headers=headers)
+
+    @router.post("/forecast", responses=answer, openapi_extra=FORECAST_BODY)
+    async def forecast_now(request: Request) -> Response:
+        """A forecast computed now; by default the champion's on the newest windows.
+
+        One unknown server or too little history is a series that says so, never a failed request.
+        """
+        asked = await forecast_request(request)
+        snapshot = await _newest(service)
+        found = await on_demand.forecast(asked, snapshot=snapshot, service=service, now_s=now())
+        return _json(found)
+
+    return router
+
+
+def _ingest_routes(service: Service, max_body_bytes: int) -> APIRouter:
+    router = APIRouter()
+
+    @router.post(
+        "/ingest",
+        status_code=202,
+        responses={202: {"model": api.IngestAnswer}},
+        openapi_extra=ROWS_BODY,
+    )
+    async def ingest(request: Request) -> Response:
+        """Rows of samples. What is accepted is kept before the answer; a refused row or value is
+        named, the rest stays. A request repeated with the same `Idempotency-Key` changes nothing.
+        """
+        key = request_id(request)
+        body = await read_body(request, max_body_bytes)
+        kind = request.headers.get("content-type", "")
+        encoding = request.headers.get("content-encoding", "")
+        return _json(await service.ingest(body, kind, encoding, key), status=202)
+
+    return router
+
+
+def _report_routes(service: Service) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/accuracy", responses={200: {"model": api.AccuracyAnswer}})
+    async def accuracy(query: Annotated[AccuracyQuery, Query()]) -> Response:
+        """Errors of the forecasts of record per member and horizon, the baselines beside."""
+        snapshot = await service.snapshot()
+        since = reports.since_slot(query.since, snapshot)
+        report = await service.accuracy(since, query.server, query.metric)
+        return _json(reports.accuracy(report, snapshot))
+
+    @router.get("/learning/updates", responses={200: {"model": api.UpdatesAnswer}})
+    async def updates(query: Annotated[UpdatesQuery, Query()]) -> Response:
+        """What was learned, when, from what, and the gate's verdict; newest first."""
+        snapshot = await service.snapshot()
+        since = reports.since_slot(query.since, snapshot)
+        return _json(reports.updates(await service.updates(query.limit, since), snapshot))
+
+    @router.get("/models", responses={200: {"model": api.ModelsAnswer}})
+    async def models() -> Response:
+        """The versions kept and what each alias names."""
+        return _json(reports.models(await service.models()))
+
+    @router.get("/models/{name}")
+    async def model(name: str) -> Response:
+        """The manifest of a version or alias: model, windows, lineage, scores, checksums."""
+        return _json(await service.model(name))
+
+    @router.get("/servers", responses={200: {"model": api.ServersAnswer}})
+    async def servers(query: Annotated[ServersQuery, Query()]) -> Response:
+        """Servers by name: warming up, active, stale or retired."""
+        states = await service.servers()
+        return _json(reports.servers(states, query, await service.snapshot()))
+
+    @router.get("/status")
+    async def status() -> Response:
+        """Where each part of the system stands; null for a part that does not answer."""
+        return _json(await service.status())
+
+    return router
+
+
+def _page_routes(service: Service, title: str) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """The status as Prometheus text."""
+        return Response(await service.metrics(), media_type=_PROMETHEUS)
+
+    @router.get("/", include_in_schema=False)
+    async def home() -> HTMLResponse:
+        return pages.home(title, await service.status())
+
+    return router
+
+
+def _open_routes(app: FastAPI, service: Service, now: Clock) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/healthz")
+    async def healthz() -> Response:
+        """Whether this replica runs."""
+        return _json({"status": "ok"})
+
+    @router.get("/readyz", responses={200: {"model": api.ReadyAnswer}})
+    async def readyz() -> Response:
+        """200 while anything can answer, a fallback included; 503 before. Says what is missing."""
+        found = reports.ready(await service.snapshot(), now())
+        return _json(found, status=200 if found.ready else 503)
+
+    @router.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return pages.docs(app.title, app.openapi())
+
+    @router.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        return _json(app.openapi())
+
+    return router
+
+
+async def _newest(service: Service) -> Snapshot:
+    snapshot = await service.snapshot()
+    if snapshot is None:
+        raise NotReady(
+            "nothing was forecast yet: the first slot of data has to close", retry_after_s=5
+        )
+    return snapshot
+
+
+def _etag(snapshot: Snapshot, now_s: float) -> str:
+    """Weak: the age in the body goes on. A stalled stream shows, so a cached answer must not."""
+    stale = "-stale" if answers.is_stalled(snapshot, now_s) else ""
+    return f'W/"{snapshot.revision}-{snapshot.version}{stale}"'
+
+
+def _known(if_none_match: str, etag: str) -> bool:
+    """Whether the caller has this answer already (RFC 9110, weak comparison)."""
+    tags = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
+    return "*" in tags or etag.removeprefix("W/") in tags
+
+
+def _json(
+    answer: Any,  # noqa: ANN401
+    *,
+    status: int = 200,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    return Response(api.json_body(answer), status, headers, "application/json")

@@ -1,0 +1,92 @@
+"""What the HTTP routes need of the system behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forecast.accuracy import AccuracyReport
+from forecast.api import IngestAnswer
+from forecast.record import Snapshot
+from forecast.registry import UpdateRecord
+from forecast.versions import RegistryState
+from forecast.windows import RawWindows
+
+
+class ServerLike(Protocol):
+    """A server's lifecycle, as the snapshot and the buffer both tell it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def role(self) -> str: ...
+    @property
+    def timezone(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def first_slot(self) -> int: ...
+    @property
+    def last_slot(self) -> int: ...
+    @property
+    def missing_slots(self) -> int: ...
+
+
+class Service(Protocol):
+    """One fleet, seen from its HTTP side. Every call may raise a `RequestError`."""
+
+    async def snapshot(self) -> Snapshot | None:
+        """The newest published snapshot; None before the first."""
+        ...
+
+    async def compute(
+        self, raw: RawWindows, version: int | None
+    ) -> tuple[int, NDArray[np.float32]]:
+        """The version that answered and its quantiles [N, H, T, Q]; None asks the champion.
+
+        Raises UnknownVersion when there is no such version, or no champion yet.
+        """
+        ...
+
+    async def context(self, servers: tuple[str, ...], slot: int) -> RawWindows:
+        """The windows of known servers as they stood at a slot."""
+        ...
+
+    async def ingest(
+        self, body: bytes, content_type: str, content_encoding: str, request_id: str
+    ) -> IngestAnswer:
+        """Keep rows; the same request id again changes nothing."""
+        ...
+
+    async def models(self) -> RegistryState:
+        """Versions and aliases."""
+        ...
+
+    async def model(self, name: str) -> Mapping[str, object]:
+        """The manifest behind a version or alias; raises UnknownVersion."""
+        ...
+
+    async def updates(self, limit: int, since: int | None) -> Sequence[UpdateRecord]:
+        """The gate's verdicts of slot `since` or later, newest first."""
+        ...
+
+    async def accuracy(
+        self, since_slot: int | None, server: str | None, target: str | None
+    ) -> AccuracyReport:
+        """Errors per member and horizon."""
+        ...
+
+    async def servers(self) -> Sequence[ServerLike]:
+        """Lifecycle of every server."""
+        ...
+
+    async def status(self) -> Mapping[str, object]:
+        """Where the system stands, as plain JSON values."""
+        ...
+
+    async def metrics(self) -> str:
+        """The same as Prometheus text."""
+        ...

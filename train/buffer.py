@@ -1,0 +1,288 @@
+"""The buffer: the stream of one panel, kept. Log first, then the grid; restores by itself.
+
+    append ──► decide (what is refused) ──► log ──► apply (grid, clock, roster) ──► report
+    restart ─► snapshot ──► apply, once for every record logged after it
+
+So a restarted buffer is bitwise the one that was killed, and what was acknowledged is in it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forecast.baselines import BaselineTables, residual_tables
+from forecast.clock import slots_per_day
+from forecast.errors import StateError, UnknownServer
+from forecast.schema import SampleBlock, Schema
+from forecast.storage import DISK, Disk
+from forecast.windows import RawWindows
+from train import snapshot
+from train.cuts import Cutter
+from train.intake import AppendReport, Intake
+from train.roster import ServerState
+from train.segments import SegmentLog
+
+__all__ = ["AppendReport", "Buffer", "BufferStatus", "ServerState"]
+
+log = logging.getLogger("fleetcast.buffer")
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float32]
+
+_MOST_REQUESTS = 10_000
+_MOST_REJECTS = 100_000
+"""Request ids that are remembered, and rejects in their reports, until the oldest are forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class BufferStatus:
+    """Clock, counts and sizes."""
+
+    clock_slot: int | None
+    closed_slot: int | None
+    first_slot: int | None
+    """The earliest slot a server was seen in; None before any data."""
+    servers: int
+    """Servers that are not retired."""
+    rows: int
+    """Slots times servers that were heard in them."""
+    late: int
+    """Samples that came for a closed slot, ever."""
+    memory_bytes: int
+    log_bytes: int
+    torn_bytes: int
+    """Bytes of unfinished log records that the last start cut; none of them was acknowledged."""
+    requests: int
+    """Request ids that are remembered."""
+
+
+class Buffer:
+    """Samples in, windows out, for one panel. One owner; calls are not meant to overlap.
+
+    What is read as of a slot depends on no later slot, but for the labels that are asked for.
+    Servers come by name, in sorted order. `directory` None keeps everything in memory only.
+
+    Raises StateError when what is stored is damaged or belongs to another panel or step.
+
+    >>> from forecast.schema import Metric, validate_rows
+    >>> schema = Schema("servers", 300, (Metric("cpu"),), ("cpu",))
+    >>> buffer = Buffer(directory=None, schema=schema, history_days=2, context=2, horizon=1,
+    ...                 max_servers=8, allowed_lateness_s=300, snapshot_every_bytes=1 << 20)
+    >>> row = {"timestamp": 300, "server": "web-01", "metrics": {"cpu": 0.5}}
+    >>> block, rejects = validate_rows([row], schema, now_ms=300_000, max_clock_skew_ms=0)
+    >>> report = buffer.append("request-1", block)
+    >>> report.accepted, report.clock_slot, buffer.fleet(1).values[0, :, 0]
+    (1, 1, array([nan, 0.5, nan], dtype=float32))
+    >>> buffer.append("request-1", block) is report
+    True
+    """
+
+    def __init__(
+        self,
+        *,
+        directory: Path | None,
+        schema: Schema,
+        history_days: int,
+        context: int,
+        horizon: int,
+        max_servers: int,
+        allowed_lateness_s: int,
+        out_of_order_s: int = 7200,
+        acknowledge: Literal["write", "fsync"] = "write",
+        snapshot_every_bytes: int,
+        disk: Disk = DISK,
+    ) -> None:
+        self._schema = schema
+        self._horizon = horizon
+        self._day = slots_per_day(schema.step_seconds)
+        self._targets = np.array([schema.names.index(target) for target in schema.targets])
+        self._snapshot_every = snapshot_every_bytes
+        self._snapshot_at = snapshot_every_bytes
+        self._intake = Intake(
+            schema=schema,
+            history=history_days * self._day,
+            context=context,
+            max_servers=max_servers,
+            allowed_lateness_s=allowed_lateness_s,
+            out_of_order_s=out_of_order_s,
+        )
+        self._cutter = Cutter(
+            grid=self._intake.grid,
+            roster=self._intake.roster,
+            spread=self._intake.spread,
+            schema=schema,
+            context=context,
+            horizon=horizon,
+        )
+        self._reports: OrderedDict[str, AppendReport] = OrderedDict()
+        self._rejects = 0
+        self._log: SegmentLog | None = None
+        if directory is not None:
+            self._log = SegmentLog(
+                directory,
+                acknowledge=acknowledge,
+                segment_bytes=max(1, snapshot_every_bytes // 4),
+                about=snapshot.about(schema),
+                disk=disk,
+            )
+            self._restore(self._log)
+
+    def append(self, request_id: str, block: SampleBlock) -> AppendReport:
+        """Log, then keep, a block of samples.
+
+        A request id that was seen before changes nothing and gets the first report again. Raises
+        StateError when the log cannot be written; then nothing was kept.
+        """
+        if not request_id:
+            raise ValueError("a request needs an id: a retry is recognised by it")
+        if request_id in self._reports:
+            return self._reports[request_id]
+        block, rejected = self._intake.decide(block)
+        if self._log is not None:
+            self._log.append(snapshot.sample_record(request_id, block, rejected))
+        report = self._intake.apply(block, rejected)
+        self._remember(request_id, report)
+        self._compact_if_due()
+        return report
+
+    def status(self) -> BufferStatus:
+        """Clock, counts and sizes, now."""
+        intake, stored = self._intake, self._log
+        clock = intake.clock.slot
+        return BufferStatus(
+            clock_slot=clock,
+            closed_slot=intake.clock.closed_slot,
+            first_slot=intake.roster.first_slot(),
+            servers=len(intake.roster) - len(intake.roster.retired(clock)),
+            rows=intake.grid.cells,
+            late=intake.late,
+            memory_bytes=intake.grid.nbytes,
+            log_bytes=0 if stored is None else stored.nbytes,
+            torn_bytes=0 if stored is None else stored.torn_bytes,
+            requests=len(self._reports),
+        )
+
+    def servers(self, slot: int | None = None) -> tuple[ServerState, ...]:
+        """Every server seen by `slot` (the clock's when None) and its state then, by name."""
+        slot = self._intake.clock.slot if slot is None else slot
+        return () if slot is None else self._intake.roster.states(slot)
+
+    def fleet(self, slot: int) -> RawWindows:
+        """One window per server that is not retired as of `slot`, with that origin, no labels."""
+        states = self._intake.roster.states(slot)
+        names = [state.name for state in states if state.state != "retired"]
+        origins = np.full(len(names), slot, dtype=np.int64)
+        return self._cutter.cut(names, origins, labels=False, as_of=slot)
+
+    def cut(self, servers: Sequence[str], origins: IntArray, *, labels: bool) -> RawWindows:
+        """The window of each server [N] with each origin [N]; labels are the slots after it.
+
+        Raises UnknownServer for a name that is not kept.
+        """
+        unknown = [name for name in servers if self._intake.roster.row(name) is None]
+        if unknown:
+            raise UnknownServer(f"no server {unknown[0]!r} is known")
+        return self._cutter.cut(servers, origins, labels=labels)
+
+    def draw(
+        self, *, as_of: int, hours: int, count: int, seed: int, holdout_hours: int
+    ) -> RawWindows:
+        """At most `count` training windows, uniform by seed over all that can teach something.
+
+        Their labels end a horizon before the holdout of `holdout_hours` up to `as_of` begins; their
+        origins lie in the last `hours` before that.
+        """
+        last = as_of - self._slots(holdout_hours) - 2 * self._horizon
+        first = max(last - self._slots(hours) + 1, self._intake.roster.first_slot() or 0)
+        names, origins = self._cutter.drawn(first, last, count=count, seed=seed)
+        return self._cutter.cut(names, origins, labels=True, as_of=as_of)
+
+    def holdout(self, *, as_of: int, hours: int, every: int) -> RawWindows:
+        """Every server's windows with labels in the last `hours` up to `as_of`.
+
+        Origins lie `every` slots apart, the last one a horizon before `as_of`.
+        """
+        last = as_of - self._horizon
+        origins = np.arange(last, as_of - self._slots(hours) - 1, -every, dtype=np.int64)[::-1]
+        names, chosen = self._cutter.spaced(origins)
+        return self._cutter.cut(names, chosen, labels=True, as_of=as_of)
+
+    def residuals(self, *, as_of: int, hours: int, levels: tuple[float, ...]) -> BaselineTables:
+        """The baselines' residual quantiles, from the last `hours` and the day before them."""
+        names = [state.name for state in self._intake.roster.states(as_of)]
+        slots = np.arange(as_of - self._slots(hours) - self._day + 1, as_of + 1)
+        history = self._intake.grid.gather(self._intake.roster.rows(names), slots)
+        return residual_tables(
+            history[:, :, self._targets],
+            as_of=as_of,
+            servers=names,
+            targets=self._schema.targets,
+            levels=levels,
+            horizon=self._horizon,
+            season=self._day,
+        )
+
+    def actuals(self, slot: int) -> tuple[tuple[str, ...], FloatArray]:
+        """Servers of which a target was observed in `slot`, and the targets' values [S, T]."""
+        names = self._intake.roster.names()
+        rows = self._intake.roster.rows(names)
+        values = self._intake.grid.gather(rows, np.array([slot]))[:, 0][:, self._targets]
+        seen = (~np.isnan(values)).any(axis=1)
+        return tuple(np.array(names, dtype=object)[seen]), values[seen]
+
+    def new_rows_since(self, slot: int, as_of: int) -> int:
+        """Slots in (slot, as_of] times servers in which at least one metric has a value."""
+        return self._intake.grid.rows_between(slot, as_of)
+
+    def close(self) -> None:
+        """Make the log durable and let go of it; nothing can be appended afterwards."""
+        if self._log is not None:
+            self._log.close()
+
+    def _slots(self, hours: int) -> int:
+        return hours * 3600 // self._schema.step_seconds
+
+    def _restore(self, stored: SegmentLog) -> None:
+        """Take over the snapshot, then every request that was logged after it."""
+        more = snapshot.load(stored.snapshot(), self._intake)
+        for request_id, report in (more or {}).get("reports", []):
+            self._remember(request_id, AppendReport.from_json(report))
+        for about, record in stored.replay():
+            request_id, block, rejected = snapshot.samples_of(record, about, self._schema)
+            self._remember(request_id, self._intake.apply(block, rejected))
+        if stored.torn_bytes:
+            log.warning(
+                "cut %d bytes of an unfinished record, never acknowledged, from the log",
+                stored.torn_bytes,
+                extra={"torn_bytes": stored.torn_bytes},
+            )
+
+    def _remember(self, request_id: str, report: AppendReport) -> None:
+        self._reports[request_id] = report
+        self._rejects += len(report.rejected)
+        while len(self._reports) > _MOST_REQUESTS or (
+            self._rejects > _MOST_REJECTS and len(self._reports) > 1
+        ):
+            _, oldest = self._reports.popitem(last=False)
+            self._rejects -= len(oldest.rejected)
+
+    def _compact_if_due(self) -> None:
+        """Snapshot and truncate once the log is long; a failure costs space, never the request."""
+        if self._log is None or self._log.nbytes < self._snapshot_at:
+            return
+        reports = [[name, report.to_json()] for name, report in self._reports.items()]
+        try:
+            self._log.compact(snapshot.dump(self._intake, {"reports": reports}))
+        except StateError as error:
+            log.error("the log grows: %s", error, extra={"log_bytes": self._log.nbytes})
+            self._snapshot_at = self._log.nbytes + self._snapshot_every
+            return
+        self._snapshot_at = self._snapshot_every

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from ray import serve
+from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
@@ -207,7 +208,13 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         guard = Guard.from_config(self._config.serve)
-        return make_app(self, guard, title=f"fleetcast: {self._config.fleet}", version="1")
+        return make_app(
+            self,
+            guard,
+            title=f"fleetcast: {self._config.fleet}",
+            version="1",
+            max_body_bytes=self._config.serve.max_body_mb << 20,
+        )
 
     async def snapshot(self) -> Snapshot | None:
         """The newest published snapshot; None before the first."""
@@ -215,7 +222,10 @@ class Gateway:
 
     async def compute(self, raw: RawWindows, version: int | None) -> tuple[int, np.ndarray]:
         """Quantiles of these windows by a version, None for the champion."""
-        answer: tuple[int, np.ndarray] = await self._forecaster.forecast.remote(raw, version)
+        try:
+            answer: tuple[int, np.ndarray] = await self._forecaster.forecast.remote(raw, version)
+        except (BackPressureError, RayActorError) as error:
+            raise Busy("the forecaster cannot answer now", retry_after_s=2) from error
         return answer
 
     async def context(self, servers: tuple[str, ...], slot: int) -> RawWindows:
@@ -233,8 +243,8 @@ class Gateway:
             answer: IngestAnswer = await self._ingest.ingest.remote(
                 body, content_type, content_encoding, request_id or uuid.uuid4().hex
             )
-        except BackPressureError as error:
-            raise Busy("ingest is full", retry_after_s=1) from error
+        except (BackPressureError, RayActorError) as error:
+            raise Busy("ingest is full or restarting", retry_after_s=1) from error
         return answer
 
     async def models(self) -> Any:

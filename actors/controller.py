@@ -25,8 +25,8 @@ import numpy as np
 
 from actors.state import ControllerState, Pending, StateFile
 from forecast.errors import ArtifactError, TrainingError
-from forecast.members import CHAMPION, SEASONAL_NAIVE, Members, blocks_of_record
-from forecast.record import ServerStatus, Snapshot
+from forecast.members import SEASONAL_NAIVE, Members, blocks_of_record
+from forecast.record import CHAMPION, ServerStatus, Snapshot
 from forecast.schema import Schema
 from train.buffer import BufferStatus
 from train.gate import decide

@@ -81,6 +81,7 @@ class Embedded:
 
     def serve(self) -> None:
         """Serve and the fleet's actors; returns when the API answers."""
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         http = {"host": self.config.serve.host, "port": self.config.serve.port}
         serve.start(http_options=http, logging_config={"enable_access_log": False})
         serve.run(self._application, name=f"fleetcast-{self.config.fleet}", route_prefix="/")
@@ -88,8 +89,8 @@ class Embedded:
     def stop(self) -> None:
         """Close the actors' files, end Serve and Ray, remove Ray's folder."""
         if ray.is_initialized():
+            serve.shutdown()  # first: its replicas wait on the actors
             topology.stop(self.config)
-            serve.shutdown()
             ray.shutdown()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -101,5 +102,6 @@ class Embedded:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w") as file:
                 file.write(secrets.token_hex(32))
-        os.environ["RAY_AUTH_MODE"] = "token"
+        # Ray turns token authentication on for a fresh local cluster; without a path of its own it
+        # would keep the token in the home directory.
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(path.resolve())

@@ -43,15 +43,20 @@ class Account:
 class Readers:
     """`count` readers in a thread of their own; the count may change while they run.
 
+    A reader asks, waits `pause_s`, asks again; while `rush` is on it does not wait.
+
     Three of four requests read the forecast of record of one server, the fourth has the
     Forecaster compute it. An answer counts as failed when its status is not 200, when a quantile
     is missing or not finite, when quantiles cross, or when nobody is named.
     """
 
-    def __init__(self, url: str, servers: list[str], metric: str, *, count: int = 4) -> None:
+    def __init__(
+        self, url: str, servers: list[str], metric: str, *, count: int, pause_s: float
+    ) -> None:
         self.account = Account()
         self._url, self._servers, self._metric = url, servers, metric
-        self._wanted = count
+        self._calm, self._pause_s = count, pause_s
+        self._rushing = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
 
@@ -59,9 +64,9 @@ class Readers:
         """Begin to read."""
         self._thread.start()
 
-    def want(self, count: int) -> None:
-        """How many readers there should be."""
-        self._wanted = count
+    def rush(self, count: int) -> None:
+        """Let `count` readers ask without a pause; 0 ends the rush."""
+        self._rushing = count
 
     def stop(self) -> Account:
         """Let every request under way end, then return the account."""
@@ -76,7 +81,7 @@ class Readers:
             tasks: set[asyncio.Task[None]] = set()
             number = 0
             while not self._stop.is_set():
-                while len(tasks) < self._wanted:
+                while len(tasks) < (self._rushing or self._calm):
                     tasks.add(asyncio.create_task(self._ask(http, number)))
                     number += 1
                 done, tasks = await asyncio.wait(
@@ -88,6 +93,8 @@ class Readers:
                 await asyncio.wait(tasks)
 
     async def _ask(self, http: aiohttp.ClientSession, number: int) -> None:
+        if not self._rushing:
+            await asyncio.sleep(self._pause_s)
         server = self._servers[number % len(self._servers)]
         start = time.monotonic()
         try:

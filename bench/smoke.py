@@ -26,7 +26,8 @@ from connect.stream import Client
 from forecast.config import Config
 from serve_app import build
 
-_CALM_READERS, _SWAP_READERS = 2, 280
+_CALM_READERS, _CALM_PAUSE_S = 4, 0.25
+_SWAP_READERS = 280
 _SWAPS_UNDER_LOAD = 2
 _HORIZONS = (1, 6, 12)
 
@@ -92,14 +93,15 @@ def _stream(session: Session, url: str, slots: int, figures: dict[str, Any]) -> 
     """Stream days; while an update is under way hundreds read, until enough swaps were seen."""
     replay = session.replay
     names = sorted({row["server"] for row in _first_rows(session)})
-    readers = Readers(url, names, replay.schema.targets[0], count=_CALM_READERS)
+    metric = replay.schema.targets[0]
+    readers = Readers(url, names, metric, count=_CALM_READERS, pause_s=_CALM_PAUSE_S)
     readers.start()
     began, end = time.monotonic(), min(replay.start_slot + slots, replay.end_slot)
     for slot, status in session.stream(replay.start_slot, end):
         seen = len(readers.account.first_seen)
         pending = (status.get("controller") or {}).get("pending")
         rush = pending is not None and seen <= _SWAPS_UNDER_LOAD
-        readers.want(_SWAP_READERS if rush else _CALM_READERS)
+        readers.rush(_SWAP_READERS if rush else 0)
         if (slot - replay.start_slot) % 72 == 71:
             _say(
                 f"{slot - replay.start_slot + 1} of {end - replay.start_slot} slots, "

@@ -73,17 +73,7 @@ class FileSource:
         frame = _load(path)
         time_ms = _times(path, frame)
         index, names = _servers(path, frame, time_ms)
-        keep = _chosen(path, names, servers)[index]
-        if not keep.any():
-            raise DataError(f"{path}: no rows")
-        start = time_ms[keep].min() + from_day * _DAY_MS
-        keep &= (time_ms >= start) & (
-            time_ms < (np.inf if days is None else start + days * _DAY_MS)
-        )
-        if not keep.any():
-            raise DataError(f"{path}: no rows in the {days} days from day {from_day}")
-        rows = np.flatnonzero(keep)
-        rows = rows[np.lexsort((index[rows], time_ms[rows]))]
+        rows = _chosen_rows(path, time_ms, index, _chosen(path, names, servers), from_day, days)
         kept, server_index = np.unique(index[rows], return_inverse=True)
         step = _step_seconds(path, time_ms[rows], server_index, step_seconds)
         picked = frame.iloc[rows]
@@ -163,9 +153,8 @@ def _times(path: Path, frame: pd.DataFrame) -> NDArray[np.int64]:
     if pd.api.types.is_numeric_dtype(column):
         numbers = column.to_numpy(dtype=np.float64, na_value=np.nan)
         scale = 1000 if np.all(np.abs(numbers) < _SECONDS_BELOW) else 1
-        moments = pd.to_datetime(
-            pd.Series(np.round(numbers * scale)), unit="ms", utc=True, errors="coerce"
-        )
+        whole = pd.Series(np.round(numbers * scale))
+        moments = pd.to_datetime(whole, unit="ms", utc=True, errors="coerce")
     else:
         text = column.astype(object) if isinstance(column.dtype, pd.CategoricalDtype) else column
         moments = pd.to_datetime(text, utc=True, format="ISO8601", errors="coerce")
@@ -211,6 +200,24 @@ def _chosen(
     return np.isin(np.array(names), list(servers))
 
 
+def _chosen_rows(
+    path: Path,
+    time_ms: NDArray[np.int64],
+    index: NDArray[np.int64],
+    chosen: NDArray[np.bool_],
+    from_day: float,
+    days: float | None,
+) -> NDArray[np.intp]:
+    """Positions of the rows of the chosen servers and days, in order of time, then of server."""
+    rows = np.flatnonzero(chosen[index])
+    start = time_ms[rows].min(initial=time_ms.max(initial=0)) + from_day * _DAY_MS
+    end = np.inf if days is None else start + days * _DAY_MS
+    rows = rows[(time_ms[rows] >= start) & (time_ms[rows] < end)]
+    if not len(rows):
+        raise DataError(f"{path}: no rows of the chosen servers from day {from_day:g} on")
+    return np.take(rows, np.lexsort((index[rows], time_ms[rows])))
+
+
 def _step_seconds(
     path: Path,
     time_ms: NDArray[np.int64],
@@ -228,10 +235,8 @@ def _step_seconds(
             raise DataError(f"{path}: no server has two samples, so there is no step")
         step_ms = int(found[np.argmax(counts)])
     if step_ms < 1000 or step_ms % 1000 or _DAY_MS % step_ms:
-        raise DataError(
-            f"{path}: a step of {step_ms / 1000:g} s is no whole number of seconds that divides a "
-            "day; name one that is"
-        )
+        wrong = f"a step of {step_ms / 1000:g} s is no whole number of seconds that divides a day"
+        raise DataError(f"{path}: {wrong}; name one that is")
     return step_ms // 1000
 
 
@@ -287,5 +292,7 @@ def _infos(
         try:
             ZoneInfo(zone)
         except (KeyError, ValueError, OSError) as error:
-            raise DataError(f"{path}: column 'timezone': {zone!r} is no IANA name") from error
+            raise DataError(
+                f"{path}: column 'timezone' or the default: no zone {zone!r}"
+            ) from error
     return tuple(ServerInfo(role=role, timezone=zone) for role, zone in pairs)

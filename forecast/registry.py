@@ -11,15 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from forecast.artifact import Artifact
 from forecast.audit import AuditLog, AuditRecord
 from forecast.storage import DISK, Disk, OwnerLock
 from forecast.store import Refused, Servable, VersionStore
 from forecast.versions import RegistryState, UpdateRecord, VersionInfo
-
-if TYPE_CHECKING:
-    from forecast.artifact import Artifact
 
 __all__ = ["Refused", "Registry", "RegistryState", "Servable", "UpdateRecord", "VersionInfo"]
 

@@ -191,9 +191,9 @@ def validate_rows(
     """Keep what is a sample, and say for the rest which row it was and why.
 
     A row is `{"timestamp": ISO 8601 or epoch seconds, "server": name, "metrics": {name: value}}`,
-    with `role` and `timezone` if known, and with `labels` instead of `server` when the schema names
-    several labels. A time without an offset is UTC; a null value is a gap. A bad value is refused
-    alone, the row's other values stay. Rows later than `now_ms + max_clock_skew_ms` are `future`.
+    `role` and `timezone` if known, and `labels` instead of `server` when the schema names several.
+    A time without offset is UTC, a null value a gap. A bad value is refused alone, the row's others
+    stay. Rows later than `now_ms + max_clock_skew_ms` are `future`.
     """
     reader = _Values(schema)
     row_fields = RowFields(server_labels=schema.server_labels, latest_ms=now_ms + max_clock_skew_ms)
@@ -286,8 +286,8 @@ class _Values:
         return ServerInfo(role=role, timezone=zone or "UTC")
 
     def _reject(self, index: int, reason: str, detail: str, metric: str) -> None:
-        speakable = metric[:80].encode(errors="replace").decode()
-        self.rejects.append(Reject(index, reason, detail, speakable))
+        metric = metric[:80].encode(errors="replace").decode()
+        self.rejects.append(Reject(index, reason, detail, metric))
 
 
 def _is_number(value: object) -> TypeGuard[Real]:

@@ -95,7 +95,7 @@ def forecast_of(
         members = [Member(member=block.member, version=block.version, weight=1.0)]
         shown = distribution.tidy(distribution.at_levels(q_HQ, block.levels, want.levels))
         quantiles = {
-            f"{level:g}": column
+            f"{level:.10g}": column
             for level, column in zip(want.levels, shown.T.tolist(), strict=True)
         }
         breaches = [

@@ -15,16 +15,14 @@ import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from forecast.artifact import Artifact
 from forecast.audit import AuditLog
 from forecast.canonical import sha256
 from forecast.errors import ArtifactError, AuditError, StateError
 from forecast.storage import TEMPORARY, Disk, make_folders, write_atomic, write_folder
 from forecast.versions import RegistryState, VersionInfo
-
-if TYPE_CHECKING:
-    from forecast.artifact import Artifact
 
 WEIGHTS = "weights.safetensors"
 MANIFEST = "manifest.json"
@@ -123,8 +121,6 @@ class VersionStore:
 
     def read(self, info: VersionInfo) -> Artifact:
         """A version's files, verified; raises ArtifactError naming the file that is wrong."""
-        from forecast.artifact import Artifact
-
         manifest = self.manifest(info)
         weights = _read(self._path(info.version) / WEIGHTS, info.weights_sha256)
         if info.fingerprint != self._fingerprint:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 
 import pytest
 from hypothesis import settings
@@ -41,6 +43,15 @@ def an_alias(registry: Registry) -> None:
     registry.set_alias("pin-a", None, slot=9, who="ann", reason="let it go")
 
 
+@pytest.fixture
+def memory_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where the system has one: hundreds of registries are built and removed."""
+    shared = Path("/dev/shm")
+    usable = os.access(shared, os.W_OK)
+    with TemporaryDirectory(dir=shared if usable else tmp_path) as folder:
+        yield Path(folder)
+
+
 def prepare(root: Path, *, empty: bool) -> None:
     """Three versions, and everything that an earlier crash may have left over."""
     root.mkdir()
@@ -68,12 +79,12 @@ def states(root: Path, scene: Callable[[Registry], None]) -> list[RegistryState]
 
 @pytest.mark.parametrize("power_cut", [False, True], ids=["killed", "power-cut"])
 @pytest.mark.parametrize("scene", [a_base, an_update, a_refusal, a_rollback, an_alias])
-def test_a_crash_leaves_a_committed_state_and_the_retry_finishes(tmp_path, scene, power_cut):
-    prepare(tmp_path / "prepared", empty=scene is a_base)
-    allowed = states(shutil.copytree(tmp_path / "prepared", tmp_path / "model"), scene)
+def test_a_crash_leaves_a_committed_state_and_the_retry_finishes(memory_path, scene, power_cut):
+    prepare(memory_path / "prepared", empty=scene is a_base)
+    allowed = states(shutil.copytree(memory_path / "prepared", memory_path / "model"), scene)
     reached = set()
     for at in range(1000):
-        root = shutil.copytree(tmp_path / "prepared", tmp_path / str(at))
+        root = shutil.copytree(memory_path / "prepared", memory_path / str(at))
         disk = CrashDisk(root, at=at, power_cut=power_cut)
         try:
             scene(open_registry(root, keep=1, disk=disk))
@@ -211,10 +222,10 @@ class RegistryMachine(RuleBasedStateMachine):
         check(self.root, self.registry)
 
 
-def test_whatever_happens_something_serves_and_the_audit_verifies(tmp_path_factory):
+def test_whatever_happens_something_serves_and_the_audit_verifies(memory_path):
     class Machine(RegistryMachine):
         def folder(self) -> Path:
-            return tmp_path_factory.mktemp("registry")
+            return Path(mkdtemp(dir=memory_path))
 
     Machine.TestCase.settings = settings(max_examples=20, stateful_step_count=15, deadline=None)
     Machine.TestCase().runTest()

@@ -25,14 +25,13 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from actors import handles, telemetry
+from forecast.api import IngestAnswer
 from forecast.auth import Guard
 from forecast.config import Config, load
 from forecast.errors import ArtifactError, Busy, RegistryError, UnknownVersion
-from forecast.api import IngestAnswer
 from forecast.ingest import Parser
 from forecast.record import Snapshot
 from forecast.routes import make_app
-
 from forecast.windows import RawWindows
 
 if TYPE_CHECKING:
@@ -112,7 +111,12 @@ class Forecaster:
     def __init__(self, config: Config) -> None:
         from forecast.members import Members  # imports torch, which the other replicas do without
 
-        self._members = Members(fingerprint=config.panel.schema_of().fingerprint())
+        self._members = Members(
+            schema=config.panel.schema_of(),
+            context=config.panel.context_slots,
+            horizon=config.panel.horizon_slots,
+            levels=config.panel.quantiles,
+        )
         self._actors = handles.Actors(config.fleet, config.panel.name)
         self._loading = asyncio.Lock()
         batched = serve.batch(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from actors.controller import Settings
+from actors.settings import Settings
 from forecast.config import Config
 
 _MIB = 1 << 20
@@ -88,6 +88,7 @@ def settings(config: Config) -> Settings:
         fleet=config.fleet,
         schema=config.panel.schema_of(),
         levels=config.panel.quantiles,
+        context=config.panel.context_slots,
         horizon=config.panel.horizon_slots,
         learning=online.enabled,
         bootstrap=round(config.training.bootstrap_hours * slots_per_hour),

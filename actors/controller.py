@@ -18,16 +18,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 
+from actors.settings import Settings
 from actors.state import ControllerState, Pending, StateFile
 from forecast.errors import ArtifactError, TrainingError
 from forecast.members import SEASONAL_NAIVE, Members, blocks_of_record
 from forecast.record import CHAMPION, ServerStatus, Snapshot
-from forecast.schema import Schema
 from train.buffer import BufferStatus
 from train.gate import decide
 from train.trainer import BaseJob, UpdateJob
@@ -36,34 +36,6 @@ log = logging.getLogger("fleetcast.controller")
 
 _FORECASTABLE = ("active", "stale")
 """A silent server has its context still; its answer says that it is stale."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What the controller decides by; every length in slots unless its name says hours."""
-
-    fleet: str
-    schema: Schema
-    levels: tuple[float, ...]
-    horizon: int
-    learning: bool
-    bootstrap: int
-    base_windows: int
-    update_every: int
-    min_samples: int
-    window_hours: int
-    windows_per_update: int
-    holdout_hours: int
-    history_hours: int
-    validate: bool
-    latency: int
-    when_late: Literal["continue", "wait"]
-    seed: int
-
-    @property
-    def per_hour(self) -> int:
-        """Slots in an hour, at least one."""
-        return max(1, 3600 // self.schema.step_seconds)
 
 
 class Controller:
@@ -83,9 +55,10 @@ class Controller:
     ) -> None:
         self._buffer, self._ledger = buffer, ledger
         self._trainer, self._registry = trainer, registry
-        self._members, self._settings, self._now = members, settings, now
+        self._members, self.settings, self._now = members, settings, now
         self._file = state
         self._state = state.load()
+        self._published: int | None = None
         self._revision = -1
         self._refused: set[int] = set()
         self._training: asyncio.Future[Any] | None = None
@@ -99,6 +72,7 @@ class Controller:
     async def catch_up(self, status: BufferStatus) -> int:
         """Run every step that is due; the number of steps done."""
         await self._refresh_members()
+        await self._publish_again()
         done = 0
         while (slot := self._next(status)) is not None:
             await self.step(slot)
@@ -112,6 +86,15 @@ class Controller:
         snapshot = await self._issue(slot)
         self._commit(state)
         await self._ledger.publish.remote(snapshot)
+        self._published = slot
+
+    async def _publish_again(self) -> None:
+        """After a start: the last slot may have been committed and not published."""
+        if self._published is None and (slot := self._state.slot) is not None:
+            latest = await self._ledger.latest.remote()
+            if latest is None or latest.slot < slot:
+                await self._ledger.publish.remote(await self._issue(slot))
+            self._published = slot
 
     def _next(self, status: BufferStatus) -> int | None:
         """The slot to step now, or None.
@@ -124,7 +107,7 @@ class Controller:
             return None
         if self._members.champion is not None or self._state.pending is not None:
             return closed if last is None else last + 1
-        due = status.first_slot + self._settings.bootstrap
+        due = status.first_slot + self.settings.bootstrap
         if last is not None and last >= due:
             return last + 1
         return min(closed, due)
@@ -145,19 +128,19 @@ class Controller:
         if state.pending is None:
             return state
         work = self._work(state.pending)
-        late = self._settings.when_late == "continue" and not work.done()
+        late = self.settings.when_late == "continue" and not work.done()
         if slot < state.pending.effect_slot or late:
             return state
         await self._conclude(state.pending, slot)
         return replace(state, pending=None)
 
     async def _due(self, state: ControllerState) -> Pending | None:
-        slot, settings = state.slot, self._settings
+        slot, settings = state.slot, self.settings
         assert slot is not None
         last = state.last_update_slot
         if last is not None and slot - last < settings.update_every:
             return None
-        if self._members.champion is None:
+        if not self._members.complete:
             status = await self._buffer.status.remote()
             if status.first_slot is None or slot < status.first_slot + settings.bootstrap:
                 return None
@@ -178,7 +161,7 @@ class Controller:
         return self._training
 
     async def _train(self, pending: Pending) -> Any:
-        settings, slot = self._settings, pending.asked_slot
+        settings, slot = self.settings, pending.asked_slot
         seed = settings.seed + slot
         draw = {"as_of": slot, "seed": seed, "holdout_hours": settings.holdout_hours}
         if pending.kind == "base":
@@ -197,7 +180,7 @@ class Controller:
         return await self._trainer.update.remote(update, champion, windows)
 
     def _holdout(self, slot: int) -> Any:
-        settings = self._settings
+        settings = self.settings
         return self._buffer.holdout.remote(
             as_of=slot, hours=settings.holdout_hours, every=settings.horizon
         )
@@ -220,7 +203,7 @@ class Controller:
         known, scores = await self._trainer.judge.remote(
             result.artifact, champion, self._holdout(slot)
         )
-        decision = decide(known, scores, validate=self._settings.validate)
+        decision = decide(known, scores, validate=self.settings.validate)
         report = {
             **decision.report,
             "training": dict(result.report),
@@ -259,7 +242,7 @@ class Controller:
 
     async def _issue(self, slot: int) -> Snapshot:
         """The fleet's forecasts of record for this slot, on the ledger, and their snapshot."""
-        settings = self._settings
+        settings = self.settings
         await self._refresh_members()
         raw = await self._buffer.fleet.remote(slot)
         known = {state.name: state for state in await self._buffer.servers.remote(slot)}
@@ -299,10 +282,10 @@ class Controller:
 
     async def _baselines(self, slot: int) -> Any:
         """Residual tables, made anew each event hour: a function of the slot, not of the past."""
-        hour = slot - slot % self._settings.per_hour
+        hour = slot - slot % self.settings.per_hour
         if self._tables is None or self._tables[0] != hour:
             tables = await self._buffer.residuals.remote(
-                as_of=hour, hours=self._settings.window_hours, levels=self._settings.levels
+                as_of=hour, hours=self.settings.window_hours, levels=self.settings.levels
             )
             self._tables = (hour, tables)
         return self._tables[1]

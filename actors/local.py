@@ -22,7 +22,6 @@ from actors.registry import RegistryActor
 from actors.state import StateFile
 from actors.trainer import TrainerActor
 from forecast.config import Config
-from forecast.members import Members
 from forecast.schema import SampleBlock
 
 
@@ -88,7 +87,7 @@ class LocalFleet:
             ledger=self.ledger,
             trainer=self.trainer,
             registry=self.registry,
-            members=Members(fingerprint=settings.schema.fingerprint()),
+            members=settings.members(),
             state=StateFile(given["state_path"]),
             settings=settings,
             now=now,

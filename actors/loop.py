@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actors.controller import Controller, Settings
+from actors.controller import Controller
+from actors.settings import Settings
 from actors.state import StateFile
-from forecast.members import Members
 
 log = logging.getLogger("fleetcast.controller")
 
@@ -41,7 +41,7 @@ class ControllerActor:
             ledger=ledger,
             trainer=trainer,
             registry=registry,
-            members=Members(fingerprint=settings.schema.fingerprint()),
+            members=settings.members(),
             state=StateFile(state_path),
             settings=settings,
             now=time.time,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +76,7 @@ def _ensure(config: Config, spec: ActorSpec) -> Any:
     name = handles.actor_name(config.panel.name, spec.role)
     actor = handles.find(config.fleet, config.panel.name, spec.role)
     if actor is not None:
-        if ray.get(actor.digest.remote()) == digest:
+        if ray.get(actor.identity.remote())["digest"] == digest:
             return actor
         log.info("%s runs with another configuration; made anew", name)
         _end(actor, spec.role)
@@ -89,7 +90,7 @@ def _ensure(config: Config, spec: ActorSpec) -> Any:
         "memory": spec.memory_bytes,
         "max_concurrency": 1000,
     }
-    shell = _with_digest(spec.actor, digest)
+    shell = _identified(spec.actor, digest)
     return ray.remote(shell).options(**options).remote(**spec.arguments)
 
 
@@ -103,13 +104,13 @@ def _end(actor: Any, role: str) -> None:
     ray.kill(actor, no_restart=True)
 
 
-def _with_digest(actor: type, digest: str) -> type:
-    """The shell plus a method that says which configuration it runs with."""
+def _identified(actor: type, digest: str) -> type:
+    """The shell plus a method that says which configuration it runs with, and in which process."""
 
-    async def _said(self: Any) -> str:
-        return digest
+    async def identity(self: Any) -> dict[str, Any]:
+        return {"digest": digest, "pid": os.getpid()}
 
-    return type(actor.__name__, (actor,), {"digest": _said, "__doc__": actor.__doc__})
+    return type(actor.__name__, (actor,), {"identity": identity, "__doc__": actor.__doc__})
 
 
 def _digest(config: Config, spec: ActorSpec) -> str:

@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from forecast import baselines
 from forecast.artifact import Artifact, unpack
 from forecast.errors import UnknownVersion
+from forecast.fit import Fit
 from forecast.record import CHAMPION, ForecastBlock
 
 if TYPE_CHECKING:
     from forecast.baselines import BaselineTables
-    from forecast.model import FloatArray, Model
+    from forecast.model import Model
     from forecast.schema import Schema
     from forecast.windows import RawWindows
 
@@ -30,16 +32,30 @@ SEASONAL_NAIVE = "seasonal_naive"
 class Members:
     """Loaded versions, the newest few, and the one that answers as champion."""
 
-    def __init__(self, *, fingerprint: str, keep: int = 3) -> None:
-        self._fingerprint = fingerprint
+    def __init__(
+        self,
+        *,
+        schema: Schema,
+        context: int,
+        horizon: int,
+        levels: Sequence[float],
+        keep: int = 3,
+    ) -> None:
+        self._schema, self._levels = schema, tuple(levels)
+        self._context, self._horizon = context, horizon
         self._keep = keep
-        self._models: OrderedDict[int, Model] = OrderedDict()
+        self._models: OrderedDict[int, tuple[Model, Fit]] = OrderedDict()
         self._champion: int | None = None
 
     @property
     def champion(self) -> int | None:
         """The version that answers as champion; None before the first."""
         return self._champion
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is a champion and it forecasts every target of today's schema."""
+        return self._champion is not None and self._models[self._champion][1].complete
 
     def loaded(self, version: int) -> bool:
         """Whether this version can answer without loading."""
@@ -48,7 +64,15 @@ class Members:
     def load(self, version: int, artifact: Artifact) -> None:
         """Load a version beside the others; raises ArtifactError and changes nothing."""
         if version not in self._models:
-            self._models[version] = unpack(artifact, fingerprint=self._fingerprint)
+            model = unpack(artifact, fingerprint=None)
+            fit = Fit.of(
+                model.spec,
+                self._schema,
+                context=self._context,
+                horizon=self._horizon,
+                levels=self._levels,
+            )
+            self._models[version] = (model, fit)
         self._models.move_to_end(version)
         while len(self._models) > self._keep:
             oldest = next(known for known in self._models if known != self._champion)
@@ -63,12 +87,16 @@ class Members:
             raise UnknownVersion(f"version {version} is not loaded")
         self._champion = version
 
-    def forecast(self, raw: RawWindows, version: int | None = None) -> FloatArray:
-        """Quantiles [N, H, T, Q] in natural units, from `version` or the champion."""
+    def forecast(self, raw: RawWindows, version: int | None = None) -> NDArray[np.float32]:
+        """Quantiles [N, H, T, Q] in natural units, from `version` or the champion.
+
+        NaN for a target that the version does not know.
+        """
         chosen = self._champion if version is None else version
         if chosen is None or chosen not in self._models:
             raise UnknownVersion(f"version {chosen} is not loaded")
-        return self._models[chosen].predict(raw)
+        model, fit = self._models[chosen]
+        return fit.predict(model, raw)
 
 
 def blocks_of_record(

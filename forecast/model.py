@@ -175,13 +175,12 @@ class Model:
         `raw` is cut for another step, context or horizon than this model's.
         """
         window = self.spec.window
-        shape = (len(raw), window.horizon, len(window.targets), len(self.spec.quantiles))
-        natural = np.empty(shape, np.float32)
-        for start in range(0, len(raw), batch_size):
-            rows = np.arange(start, min(start + batch_size, len(raw)))
-            windows = transform(raw.select(rows), window)
-            natural[rows] = inverse(self.scaled(windows), windows, window)
-        return natural
+        shape = (0, window.horizon, len(window.targets), len(self.spec.quantiles))
+        parts = [np.empty(shape, np.float32)]
+        for part in raw.parts(batch_size):
+            windows = transform(part, window)
+            parts.append(inverse(self.scaled(windows), windows, window))
+        return np.concatenate(parts)
 
     def scaled(self, windows: Windows) -> FloatArray:
         """Quantiles [N, H, T, Q] as the network gives them: scaled, perhaps crossing."""

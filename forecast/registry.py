@@ -84,8 +84,7 @@ class Registry:
     def load(self, name: str | int) -> Artifact:
         """A version's files, checksums verified.
 
-        Raises UnknownVersion, and ArtifactError naming the file that is missing or damaged or
-        belongs to another schema.
+        Raises UnknownVersion, and ArtifactError naming the file that is missing or damaged.
         """
         return self._store.read(self._state.info(self.resolve(name)))
 

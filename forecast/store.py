@@ -49,7 +49,7 @@ class Servable:
 
 
 class VersionStore:
-    """The folder of one panel; `fingerprint` is the schema that its artifacts must be of."""
+    """The folder of one panel; `fingerprint` is the schema that new artifacts must be of."""
 
     def __init__(self, folder: Path, *, panel: str, fingerprint: str, disk: Disk) -> None:
         self._folder = folder
@@ -120,14 +120,13 @@ class VersionStore:
         return manifest
 
     def read(self, info: VersionInfo) -> Artifact:
-        """A version's files, verified; raises ArtifactError naming the file that is wrong."""
+        """A version's files, verified; raises ArtifactError naming the file that is wrong.
+
+        A version of an earlier schema is read too: whether it still fits is the reader's to judge,
+        so that an edited config does not take the serving model away.
+        """
         manifest = self.manifest(info)
         weights = _read(self._path(info.version) / WEIGHTS, info.weights_sha256)
-        if info.fingerprint != self._fingerprint:
-            raise ArtifactError(
-                f"{self._path(info.version) / MANIFEST}: version {info.version} is of schema "
-                f"{info.fingerprint}, this panel's is {self._fingerprint}"
-            )
         return Artifact(manifest=manifest, weights=weights)
 
     def newest_servable(self, state: RegistryState, refused: Collection[int]) -> Servable | None:

@@ -9,8 +9,8 @@ C real columns, K categorical columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ Floats = NDArray[np.float64]
 
 _LOG_UNIT = 5.0
 """Divides logarithms of ratios that reach e^10, so that the feature stays of order 1."""
+_AT_A_TIME = 1024
+"""Windows turned into features at a time, which bounds the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,11 @@ class RawWindows:
             weekly=self.weekly[rows],
             spread=self.spread[rows],
         )
+
+    def parts(self, size: int) -> Iterator[RawWindows]:
+        """The windows in order, at most `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.select(range(start, min(start + size, len(self))))
 
     @staticmethod
     def concat(parts: Sequence[RawWindows]) -> RawWindows:
@@ -169,8 +176,23 @@ def transform(raw: RawWindows, spec: WindowSpec, *, mask_role: BoolArray | None 
     wanted = (spec.step_seconds, spec.context, spec.horizon)
     if given != wanted:
         raise ValueError(f"step, context and horizon are {given}, the model reads {wanted}")
-    values_NSM = features.model_space(_gather(raw.values, raw, spec), spec.metrics)
-    context_NLM = values_NSM[:, : spec.context]
+    if mask_role is not None:
+        shown = zip(raw.roles, mask_role, strict=True)
+        raw = replace(raw, roles=tuple("" if hidden else role for role, hidden in shown))
+    if len(raw) <= _AT_A_TIME:
+        return _transform(raw, spec)
+    parts = [_transform(part, spec) for part in raw.parts(_AT_A_TIME)]
+    joined = {
+        field.name: np.concatenate([getattr(part, field.name) for part in parts])
+        for field in fields(Windows)
+    }
+    return Windows(**joined)
+
+
+def _transform(raw: RawWindows, spec: WindowSpec) -> Windows:
+    """`transform` without bounds on memory: its float64 arrays are several times the result."""
+    values = features.model_space(_gather(raw.values, raw, spec), spec.metrics)
+    context_NLM = values[:, : spec.context]
     filled_NLM = features.forward_fill(context_NLM)
     center = filled_NLM[:, -1]
     finest = features.resolutions(center, spec.metrics)
@@ -186,8 +208,8 @@ def transform(raw: RawWindows, spec: WindowSpec, *, mask_role: BoolArray | None 
         _unknown(context_NLM, (filled_NLM - center[:, None]) / scale[:, None], spec),
     ]
     cont = np.concatenate(blocks, axis=2, dtype=np.float32)
-    cat = _categories(raw, spec, mask_role)
-    labels = values_NSM[:, spec.context :, wanted_columns]
+    cat = _categories(raw, spec)
+    labels = values[:, spec.context :, wanted_columns]
     return Windows(
         encoder_cont=cont[:, : spec.context],
         decoder_cont=cont[:, spec.context :],
@@ -260,12 +282,10 @@ def _unknown(context_NLM: Floats, scaled_NLM: Floats, spec: WindowSpec) -> Float
     return np.pad(known, ((0, 0), (0, spec.horizon), (0, 0)))
 
 
-def _categories(raw: RawWindows, spec: WindowSpec, mask_role: BoolArray | None) -> IntArray:
-    """[N, L+H, 1] the category of each window's role; 0 for an unknown or hidden one."""
+def _categories(raw: RawWindows, spec: WindowSpec) -> IntArray:
+    """[N, L+H, 1] the category of each window's role; 0 for an unknown one."""
     numbers = {role: number for number, role in enumerate(spec.roles)}
     category = np.array([numbers.get(role, 0) for role in raw.roles], dtype=np.int64)
-    if mask_role is not None:
-        category = np.where(mask_role, 0, category)
     return np.repeat(category[:, None, None], spec.context + spec.horizon, axis=1)
 
 

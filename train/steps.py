@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -24,15 +25,18 @@ HIDDEN_ROLES = 0.05
 
 _EVALUATION_BATCH = 256
 
+_GENERATOR = threading.Lock()
+"""Torch has one generator and one thread count for the whole process: one training at a time."""
+
 
 @contextmanager
 def repeatable(*, seed: int, threads: int) -> Iterator[None]:
-    """Seed torch and bound its threads inside; both are as before afterwards.
+    """Seed torch and bound its threads inside; both are as before afterwards. Not reentrant.
 
     Sums may round differently with another number of threads, so it belongs to what is repeated.
     """
-    before = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
+    with _GENERATOR, torch.random.fork_rng(devices=[]):
+        before = torch.get_num_threads()
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
         try:

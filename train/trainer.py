@@ -13,6 +13,7 @@ import numpy as np
 
 from forecast.artifact import Artifact, pack, unpack
 from forecast.errors import TrainingError
+from forecast.fit import Fit
 from forecast.model import Model, ModelSpec
 from forecast.schema import Schema
 from forecast.windows import RawWindows, WindowSpec
@@ -97,13 +98,14 @@ class Trainer:
         """A challenger from the champion; raises TrainingError when it did not stay finite."""
         if not windows.servers:
             raise TrainingError(f"{job.update_id}: no training windows")
-        parent = unpack(champion, fingerprint=self._schema.fingerprint())
+        parent = unpack(champion, fingerprint=None)
+        readable = self._fit(parent).windows(windows)
         self._progress = {"update_id": job.update_id}
         try:
-            model, report = self._learner.update(parent, windows, seed=job.seed)
+            model, report = self._learner.update(parent, readable, seed=job.seed)
         finally:
             self._progress = {}
-        return self._result(job, "update", model, asdict(report), windows, parent=job.parent)
+        return self._result(job, "update", model, asdict(report), readable, parent=job.parent)
 
     def judge(
         self, challenger: Artifact, champion: Artifact | None, holdout: RawWindows
@@ -117,9 +119,18 @@ class Trainer:
         return dict(self._progress)
 
     def _score(self, artifact: Artifact, holdout: RawWindows) -> Scores:
-        model = unpack(artifact, fingerprint=self._schema.fingerprint())
-        predicted = model.predict(holdout)
+        model = unpack(artifact, fingerprint=None)
+        predicted = self._fit(model).predict(model, holdout)
         return score(predicted, holdout, self._schema.targets, self._quantiles)
+
+    def _fit(self, model: Model) -> Fit:
+        return Fit.of(
+            model.spec,
+            self._schema,
+            context=self._context,
+            horizon=self._horizon,
+            levels=self._quantiles,
+        )
 
     def _spec(self, windows: RawWindows) -> ModelSpec:
         roles = self._roles or tuple(sorted({role for role in windows.roles if role}))

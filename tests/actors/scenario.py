@@ -75,9 +75,7 @@ async def outcome_of(fleet: Any) -> dict[str, Any]:
     snapshot = await fleet.ledger.latest.remote()
     status = await fleet.buffer.status.remote()
     return {
-        "decisions": [
-            (u.update_id, u.verdict, u.slot, u.version, u.reasons) for u in updates
-        ],
+        "decisions": [(u.update_id, u.verdict, u.slot, u.version, u.reasons) for u in updates],
         "state": await fleet.registry.summary.remote(),
         "slot": snapshot.slot,
         "version": snapshot.version,

@@ -12,7 +12,7 @@ from pytorch_forecasting.metrics import MultiLoss, QuantileLoss
 from torch import nn
 
 from forecast.model import ModelSpec, build, forward, network_inputs
-from forecast.windows import RawWindows, Windows, WindowSpec, transform
+from forecast.windows import RawWindows, WindowSpec, transform
 from tests.forecast.window_scene import ROLES, SPRING, gauge, made, oracle, rate
 
 LEVELS = (0.1, 0.5, 0.9)
@@ -22,8 +22,8 @@ UNUSED = {"encoder_target", "decoder_target", "decoder_time_idx", "groups"}
 ONE = (gauge("cpu"),)
 MANY = (gauge("cpu", upper=99.0), rate("net"), gauge("training"), rate("disk"), gauge("load.1"))
 BERLIN, NEW_YORK = "Europe/Berlin", "America/New_York"
-AUTUMN = 5_976_298 - 12
-"""An hour and a half before clocks go back in Berlin (2026-10-25 01:00 UTC)."""
+AUTUMN = 5_976_286
+"""The 5-minute slot 70 minutes before clocks go back in Berlin (2026-10-25 01:00 UTC)."""
 
 
 class Case(NamedTuple):

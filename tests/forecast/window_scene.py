@@ -21,7 +21,7 @@ from forecast.windows import RawWindows, WindowSpec
 
 ROLES = ("", "db", "web")
 SPRING = 5_915_818
-"""Slot of 5 minutes half an hour before clocks go forward in Berlin (2026-03-29 01:00 UTC)."""
+"""The 5-minute slot ten minutes before clocks go forward in Berlin (2026-03-29 01:00 UTC)."""
 
 
 def gauge(name: str, **rest: object) -> Metric:

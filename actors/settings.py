@@ -1,0 +1,44 @@
+"""What the controller decides by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from forecast.members import Members
+from forecast.schema import Schema
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Every length is in slots unless its name says hours."""
+
+    fleet: str
+    schema: Schema
+    levels: tuple[float, ...]
+    context: int
+    horizon: int
+    learning: bool
+    bootstrap: int
+    base_windows: int
+    update_every: int
+    min_samples: int
+    window_hours: int
+    windows_per_update: int
+    holdout_hours: int
+    history_hours: int
+    validate: bool
+    latency: int
+    when_late: Literal["continue", "wait"]
+    seed: int
+
+    def members(self) -> Members:
+        """An empty set of members for this panel."""
+        return Members(
+            schema=self.schema, context=self.context, horizon=self.horizon, levels=self.levels
+        )
+
+    @property
+    def per_hour(self) -> int:
+        """Slots in an hour, at least one."""
+        return max(1, 3600 // self.schema.step_seconds)

@@ -74,11 +74,12 @@ class RegistryActor:
     ) -> tuple[RegistryState, Servable] | None:
         """`pull_if_newer`, waiting up to the timeout for a change."""
         async with self._changed:
+            pulled = self._registry.pull_if_newer(seen, refused=refused)
+            if pulled is not None:
+                return pulled
+            # Up to date, or nothing can serve yet: either way only a change helps.
             try:
-                await asyncio.wait_for(
-                    self._changed.wait_for(lambda: self._registry.state().revision != seen),
-                    timeout_s,
-                )
+                await asyncio.wait_for(self._changed.wait(), timeout_s)
             except TimeoutError:
                 return None
         return self._registry.pull_if_newer(seen, refused=refused)

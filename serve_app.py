@@ -25,13 +25,13 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from actors import handles, telemetry
-from forecast.api import IngestAnswer
-from forecast.auth import Guard
 from forecast.config import Config, load
 from forecast.errors import ArtifactError, Busy, RegistryError, UnknownVersion
-from forecast.ingest import Parser
+from forecast.http.api import IngestAnswer
+from forecast.http.auth import Guard
+from forecast.http.ingest import Parser
+from forecast.http.routes import make_app
 from forecast.record import Snapshot
-from forecast.routes import make_app
 from forecast.windows import RawWindows
 
 if TYPE_CHECKING:

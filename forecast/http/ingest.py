@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from forecast.api import IngestAnswer, RejectedValue
 from forecast.config import Config
 from forecast.errors import RequestError, TooLarge, UnsupportedMedia
+from forecast.http.api import IngestAnswer, RejectedValue
+from forecast.http.series import moment
 from forecast.schema import Reject, SampleBlock, Schema, validate_rows
-from forecast.series import moment
 
 __all__ = ["JSON", "NDJSON", "Kept", "Parsed", "Parser"]
 

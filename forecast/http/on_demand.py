@@ -13,9 +13,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from forecast import answers, whatif
-from forecast.answers import Series
-from forecast.api import ForecastAnswer
 from forecast.errors import (
     ArtifactError,
     Conflict,
@@ -24,11 +21,14 @@ from forecast.errors import (
     UnknownVersion,
     Unprocessable,
 )
-from forecast.problems import original
-from forecast.queries import ForecastRequest
+from forecast.http import answers, whatif
+from forecast.http.answers import Series
+from forecast.http.api import ForecastAnswer
+from forecast.http.problems import original
+from forecast.http.queries import ForecastRequest
+from forecast.http.series import Wanted, moment, unknown
+from forecast.http.service import ServerLike
 from forecast.record import CHAMPION, ForecastBlock, Snapshot
-from forecast.series import Wanted, moment, unknown
-from forecast.service import ServerLike
 from forecast.windows import RawWindows
 
 log = logging.getLogger("fleetcast.http")

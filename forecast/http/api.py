@@ -1,7 +1,7 @@
 """What HTTP answers look like, problems included.
 
 Times are RFC 3339 in UTC, lengths of time are `_seconds` numbers. A field that has nothing to say
-is null, never left out. What can be asked stands in `forecast.queries`.
+is null, never left out. What can be asked stands in `forecast.http.queries`.
 """
 
 from __future__ import annotations

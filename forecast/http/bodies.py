@@ -10,8 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from forecast.errors import RequestError, TooLarge, Unprocessable, UnsupportedMedia
-from forecast.ingest import JSON, NDJSON
-from forecast.queries import ForecastRequest
+from forecast.http.ingest import JSON, NDJSON
+from forecast.http.queries import ForecastRequest
 
 _MOST_QUESTION_BYTES = 8 << 20
 """The body of a question; one of rows may be longer."""

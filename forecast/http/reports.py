@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from forecast.accuracy import AccuracyReport
-from forecast.answers import age_s, is_stalled
-from forecast.api import (
+from forecast.config import seconds
+from forecast.errors import NotReady, Unprocessable
+from forecast.http.answers import age_s, is_stalled
+from forecast.http.api import (
     AccuracyAnswer,
     MemberAccuracy,
     ModelsAnswer,
@@ -20,13 +22,11 @@ from forecast.api import (
     VersionAnswer,
     rfc3339,
 )
-from forecast.config import seconds
-from forecast.errors import NotReady, Unprocessable
-from forecast.queries import ServersQuery
+from forecast.http.queries import ServersQuery
+from forecast.http.series import moment
+from forecast.http.service import ServerLike
 from forecast.record import Snapshot
 from forecast.registry import UpdateRecord
-from forecast.series import moment
-from forecast.service import ServerLike
 from forecast.versions import RegistryState
 
 

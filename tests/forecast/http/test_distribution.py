@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from forecast import distribution
+from forecast.http import distribution
 
 LEVELS = (0.1, 0.5, 0.9)
 PATHS = arrays(np.float32, (4, 3), elements=st.floats(-1e6, 1e6, width=32))

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from forecast import whatif
 from forecast.errors import Unprocessable
-from forecast.queries import InlineContext
-from tests.forecast.http_scene import CONTEXT, HORIZON, SLOT, STEP, windows
+from forecast.http import whatif
+from forecast.http.queries import InlineContext
+from tests.forecast.http.http_scene import CONTEXT, HORIZON, SLOT, STEP, windows
 
 LIKE = windows()
 DAY = 288

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from forecast.api import Fallback, ForecastAnswer, SeriesForecast, SeriesStatus
 from forecast.clock import SILENT_SLOTS
 from forecast.config import seconds
 from forecast.errors import Unprocessable
-from forecast.queries import SeriesKey, Threshold
-from forecast.record import CHAMPION, ForecastBlock, ServerStatus, Snapshot
-from forecast.series import (
+from forecast.http.api import Fallback, ForecastAnswer, SeriesForecast, SeriesStatus
+from forecast.http.queries import SeriesKey, Threshold
+from forecast.http.series import (
     Standing,
     Wanted,
     forecast_of,
@@ -31,6 +30,7 @@ from forecast.series import (
     standing_of,
     unknown,
 )
+from forecast.record import CHAMPION, ForecastBlock, ServerStatus, Snapshot
 from forecast.windows import RawWindows
 
 Series = tuple[str, str | None]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from forecast.errors import ArtifactError, Busy, UnknownVersion
-from tests.forecast.http_scene import (
+from tests.forecast.http.http_scene import (
     CPU,
     FORECAST,
     NDJSON,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from forecast.auth import ANONYMOUS, Guard
 from forecast.config import ServeConfig
 from forecast.errors import ConfigError, Forbidden, NotAuthorized, UnsupportedMedia
+from forecast.http.auth import ANONYMOUS, Guard
 
 LOCAL = {"host": "localhost:8000"}
 WRITE = {**LOCAL, "content-type": "application/json", "x-fleetcast": "1"}

@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import pytest
 
-from forecast import api
-from forecast.auth import Guard
 from forecast.errors import Busy, UnknownVersion
-from tests.forecast.http_scene import (
+from forecast.http import api
+from forecast.http.auth import Guard
+from tests.forecast.http.http_scene import (
     FORECAST,
     INGEST,
     NDJSON,

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from forecast import answers
-from forecast.api import json_body
 from forecast.errors import Unprocessable
-from forecast.queries import SeriesKey, Threshold
-from tests.forecast.http_scene import (
+from forecast.http import answers
+from forecast.http.api import json_body
+from forecast.http.queries import SeriesKey, Threshold
+from tests.forecast.http.http_scene import (
     LEVELS,
     NOW_S,
     SLOT,

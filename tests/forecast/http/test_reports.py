@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from forecast import api
-from forecast.problems import KINDS
-from tests.forecast.http_scene import (
+from forecast.http import api
+from forecast.http.problems import KINDS
+from tests.forecast.http.http_scene import (
     SLOT,
     FakeService,
     get,

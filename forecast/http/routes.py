@@ -17,19 +17,19 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.params import Depends as Dependency
 from fastapi.responses import HTMLResponse, PlainTextResponse
 
-from forecast import answers, api, on_demand, pages, problems, reports
-from forecast.auth import Guard, Scope
-from forecast.bodies import FORECAST_BODY, ROWS_BODY, forecast_request, read_body, request_id
 from forecast.errors import NotReady
-from forecast.queries import (
+from forecast.http import answers, api, on_demand, pages, problems, reports
+from forecast.http.auth import Guard, Scope
+from forecast.http.bodies import FORECAST_BODY, ROWS_BODY, forecast_request, read_body, request_id
+from forecast.http.queries import (
     AccuracyQuery,
     ForecastQuery,
     ForecastRequest,
     ServersQuery,
     UpdatesQuery,
 )
+from forecast.http.service import Service
 from forecast.record import Snapshot
-from forecast.service import Service
 
 __all__ = ["Service", "make_app"]
 

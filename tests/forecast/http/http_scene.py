@@ -9,16 +9,16 @@ from dataclasses import replace
 import httpx
 import numpy as np
 
-from forecast import api
 from forecast.accuracy import AccuracyReport, HorizonScores, MemberAccuracy, VersionAccuracy
-from forecast.api import IngestAnswer
-from forecast.auth import Guard
 from forecast.errors import UnknownServer, UnknownVersion
-from forecast.ingest import Parser
-from forecast.problems import KINDS
+from forecast.http import api
+from forecast.http.api import IngestAnswer
+from forecast.http.auth import Guard
+from forecast.http.ingest import Parser
+from forecast.http.problems import KINDS
+from forecast.http.routes import make_app
 from forecast.record import ForecastBlock, ServerStatus, Snapshot
 from forecast.registry import UpdateRecord
-from forecast.routes import make_app
 from forecast.schema import Metric, Schema
 from forecast.versions import RegistryState, VersionInfo
 from forecast.windows import RawWindows

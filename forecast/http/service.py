@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast.accuracy import AccuracyReport
-from forecast.api import IngestAnswer
+from forecast.http.api import IngestAnswer
 from forecast.record import Snapshot
 from forecast.registry import UpdateRecord
 from forecast.versions import RegistryState

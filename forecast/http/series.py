@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from forecast import distribution
-from forecast.api import Breach, Fallback, Member, SeriesForecast, SeriesStatus, rfc3339
 from forecast.clock import SILENT_SLOTS
-from forecast.queries import Threshold
+from forecast.http import distribution
+from forecast.http.api import Breach, Fallback, Member, SeriesForecast, SeriesStatus, rfc3339
+from forecast.http.queries import Threshold
 from forecast.record import ForecastBlock, Snapshot
 from forecast.windows import RawWindows
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forecast.errors import RequestError, TooLarge, UnsupportedMedia
-from forecast.ingest import JSON, NDJSON, Parser
+from forecast.http.ingest import JSON, NDJSON, Parser
 from forecast.schema import Reject
-from tests.forecast.http_scene import NOW_S, SCHEMA, SLOT, STEP, FakeService
+from tests.forecast.http.http_scene import NOW_S, SCHEMA, SLOT, STEP, FakeService
 from train.buffer import AppendReport
 
 ROW = {"timestamp": "2026-01-01T00:00:00Z", "server": "web-1", "metrics": {"cpu": 0.5}}

@@ -16,8 +16,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forecast import errors
-from forecast.api import FieldProblem, Problem, json_body
 from forecast.errors import NotAuthorized, RequestError, UnknownVersion
+from forecast.http.api import FieldProblem, Problem, json_body
 
 log = logging.getLogger("fleetcast.http")
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from forecast.clock import slots_per_day
 from forecast.config import seconds
 from forecast.errors import Unprocessable
-from forecast.queries import InlineContext
+from forecast.http.queries import InlineContext
 from forecast.windows import RawWindows
 
 _DAYS_A_WEEK = 7

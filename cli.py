@@ -21,7 +21,7 @@ from rich.table import Table
 from connect import replay
 from connect.replay import Replay
 from connect.stream import Client
-from forecast.config import Loaded, load
+from forecast.config_files import Loaded, load
 from forecast.errors import ConfigError, DataError, FleetcastError
 
 P = ParamSpec("P")
@@ -101,11 +101,12 @@ def plan_replay(
         chosen = replay.from_file(
             data, targets=names, servers=servers, days=days, history_days=history_days
         )
-    overrides: dict[str, Any] = chosen.overrides()
-    overrides["state_dir"] = str(state_dir or Path(".fleetcast") / chosen.fleet)
+    overrides: dict[str, Any] = {}
+    if state_dir is not None:
+        overrides["state_dir"] = str(state_dir)
     if port is not None:
         overrides["serve"] = {"port": port}
-    return load(configs or (_LAPTOP,), overrides=overrides), chosen
+    return load(configs or (_LAPTOP,), data=chosen.config(), overrides=overrides), chosen
 
 
 @main.command()

@@ -25,7 +25,8 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from actors import handles, telemetry
-from forecast.config import Config, load
+from forecast.config import Config
+from forecast.config_files import load
 from forecast.errors import ArtifactError, Busy, RegistryError, UnknownVersion
 from forecast.http.api import IngestAnswer
 from forecast.http.auth import Guard

@@ -28,8 +28,8 @@ class Replay:
     start_slot: int
     end_slot: int
 
-    def overrides(self) -> dict[str, Any]:
-        """What the data decides of the config: fleet, panel, when the first model is due."""
+    def config(self) -> dict[str, Any]:
+        """What the data says of the config: fleet, panel, when the first model is due."""
         step = self.schema.step_seconds
         metrics = [
             {
@@ -53,7 +53,12 @@ class Replay:
             "metrics": metrics,
         }
         hours = (self.start_slot - self.first_slot) * step // 3600 - 1
-        return {"fleet": self.fleet, "panel": panel, "training": {"bootstrap_hours": hours}}
+        return {
+            "fleet": self.fleet,
+            "state_dir": f".fleetcast/{self.fleet}",
+            "panel": panel,
+            "training": {"bootstrap_hours": hours},
+        }
 
 
 def demo(*, seed: int, servers_per_role: int = 2, history_days: int = 14) -> Replay:

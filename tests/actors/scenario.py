@@ -10,7 +10,8 @@ import numpy as np
 
 from actors.local import LocalFleet
 from connect.replay import Replay, demo
-from forecast.config import Config, load
+from forecast.config import Config
+from forecast.config_files import load
 from forecast.schema import SampleBlock, validate_rows
 
 HISTORY_DAYS, STREAM_SLOTS = 2, 84
@@ -23,7 +24,7 @@ def small_replay() -> Replay:
 
 def small_config(state_dir: Path, replay: Replay, **learning: Any) -> Config:
     """A tiny TFT that learns every two hours, its gate on the last six."""
-    overrides = replay.overrides()
+    overrides = replay.config()
     overrides["state_dir"] = str(state_dir)
     overrides["panel"].update(context="2h", horizon="30m", quantiles=[0.1, 0.5, 0.9])
     overrides["training"].update(max_steps=30, windows=512, batch_size=32, threads=1)

@@ -43,7 +43,7 @@ def _exits(command: Callable[P, None]) -> Callable[P, None]:
             _fail(f"{error.response.status_code}: {error.response.text}", 1)
         except httpx.TransportError as error:
             _fail(f"unreachable: {error}", 3)
-        except FleetcastError as error:
+        except (FleetcastError, RuntimeError) as error:  # RuntimeError: what Ray and Serve raise
             _fail(str(error), 1)
 
     return run
@@ -93,8 +93,8 @@ def plan_replay(
 ) -> tuple[Loaded, Replay]:
     """The config and the data of a run; raises ConfigError or DataError."""
     if data is None:
-        if targets:
-            raise ConfigError("--targets goes with --data; the demo fleet has its own")
+        if targets or servers is not None or days is not None:
+            raise ConfigError("--targets, --servers and --days go with --data")
         chosen = replay.demo(seed=seed, history_days=round(history_days or 14))
     else:
         names = tuple(name.strip() for name in targets.split(",") if name.strip())
@@ -111,7 +111,13 @@ def plan_replay(
 
 @main.command()
 @_data_options
-@click.option("--max-speed", type=float, default=5.0, show_default=True, help="Slots a second.")
+@click.option(
+    "--max-speed",
+    type=click.FloatRange(min=0.01),
+    default=5.0,
+    show_default=True,
+    help="Slots a second.",
+)
 @click.option("--slots", type=int, help="Stop after so many streamed slots.")
 @click.option("--dashboard/--no-dashboard", default=True, help="Start Ray's dashboard too.")
 @_exits

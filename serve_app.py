@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from ray.serve.handle import DeploymentHandle
 from actors import handles, telemetry
 from forecast.config import Config
 from forecast.config_files import load
-from forecast.errors import ArtifactError, Busy, RegistryError, UnknownVersion
+from forecast.errors import ArtifactError, Busy, UnknownVersion
 from forecast.http.api import IngestAnswer
 from forecast.http.auth import Guard
 from forecast.http.ingest import Parser
@@ -38,13 +38,15 @@ from forecast.windows import RawWindows
 if TYPE_CHECKING:
     import numpy as np
 
+    from forecast.members import Request
+
 log = logging.getLogger("fleetcast.serve")
 
 _POLL_S = 10.0
 
 
 def build(args: Config | Mapping[str, str]) -> serve.Application:
-    """The application of one fleet: `serve run serve_app:build config=configs/laptop.toml`.
+    """The application of one fleet: `serve run serve_app:build config=configs/node.toml`.
 
     Raises ConfigError when the config is wrong or would leave the API open to strangers.
     """
@@ -60,7 +62,9 @@ def build(args: Config | Mapping[str, str]) -> serve.Application:
     ingest = serve.deployment(
         max_ongoing_requests=8, max_queued_requests=64, ray_actor_options=light
     )(Ingest)
-    bootstrap = serve.deployment(num_replicas=1, ray_actor_options={"num_cpus": 0})(Bootstrap)
+    bootstrap = serve.deployment(
+        num_replicas=1, max_constructor_retry_count=2, ray_actor_options={"num_cpus": 0}
+    )(Bootstrap)
     gateway = serve.deployment(
         name="Gateway",
         num_replicas=sizes.gateway_replicas,
@@ -73,18 +77,12 @@ def build(args: Config | Mapping[str, str]) -> serve.Application:
 
 
 class Bootstrap:
-    """Makes the fleet's actors exist, also after the cluster lost them."""
+    """Makes the fleet's actors exist; a state that cannot be opened fails the deployment."""
 
     def __init__(self, config: Config) -> None:
         from actors import topology  # training code: never imported by the serving processes
 
-        self._config = config
         topology.ensure(config)
-
-    async def present(self) -> list[str]:
-        """The roles whose actor exists."""
-        fleet, panel = self._config.fleet, self._config.panel.name
-        return [role for role in handles.ROLES if handles.find(fleet, panel, role) is not None]
 
 
 class Ingest:
@@ -134,34 +132,20 @@ class Forecaster:
         chosen = self._members.champion if version is None else version
         if chosen is None:
             raise UnknownVersion("no champion yet")
-        if not self._members.loaded(chosen):
-            async with self._loading:
+        async with self._loading:
+            if not self._members.loaded(chosen):
                 artifact = await self._actors.ask(handles.REGISTRY, "load", chosen)
                 await asyncio.to_thread(self._members.load, chosen, artifact)
-        answer: tuple[int, np.ndarray] = await self._predict_batch((raw, chosen))
-        return answer
+            request = self._members.request(raw, chosen)
+        values: np.ndarray = await self._predict_batch(request)
+        return chosen, values
 
     async def champion(self) -> int | None:
         """The version loaded as champion."""
         return self._members.champion
 
-    async def _predict_all(
-        self, requests: list[tuple[RawWindows, int]]
-    ) -> list[tuple[int, np.ndarray]]:
-        return await asyncio.to_thread(self._predict, requests)
-
-    def _predict(self, requests: Sequence[tuple[RawWindows, int]]) -> list[tuple[int, np.ndarray]]:
-        """One pass of the network per version, whatever the number of requests."""
-        answers: dict[int, tuple[int, np.ndarray]] = {}
-        for version in {version for _, version in requests}:
-            mine = [i for i, (_, wanted) in enumerate(requests) if wanted == version]
-            raws = [requests[i][0] for i in mine]
-            values = self._members.forecast(RawWindows.concat(raws), version)
-            start = 0
-            for i, raw in zip(mine, raws, strict=True):
-                answers[i] = (version, values[start : start + len(raw.servers)])
-                start += len(raw.servers)
-        return [answers[i] for i in range(len(requests))]
+    async def _predict_all(self, requests: list[Request]) -> list[np.ndarray]:
+        return await asyncio.to_thread(self._members.predict, requests)
 
     async def _watch(self) -> None:
         """Follow the registry; without an answer go on with the last good version."""
@@ -179,8 +163,8 @@ class Forecaster:
                         refused.add(servable.version)
                         continue
                     seen = state.revision
-            except (Busy, RegistryError) as error:
-                log.warning("registry: %s", error)
+            except Exception as error:  # whatever it is, this replica must go on following
+                log.warning("registry: %s: %s", type(error).__name__, error)
                 await asyncio.sleep(1.0)
 
     async def _follow(self, servable: Any) -> bool:
@@ -206,7 +190,8 @@ class Gateway:
         bootstrap: DeploymentHandle[Any],
     ) -> None:
         self._config = config
-        self._ingest, self._forecaster, self._bootstrap = ingest, forecaster, bootstrap
+        self._ingest, self._forecaster = ingest, forecaster
+        self._bootstrap = bootstrap  # never called: binding it makes it part of the application
         self._actors = handles.Actors(config.fleet, config.panel.name)
         self._snapshot: Snapshot | None = None
         self._watching = asyncio.get_running_loop().create_task(self._watch())
@@ -307,8 +292,8 @@ class Gateway:
                 newer = await self._actors.ask(
                     handles.LEDGER, "wait_newer", seen, _POLL_S, timeout_s=2 * _POLL_S
                 )
-            except Busy as error:
-                log.warning("ledger: %s", error)
+            except Exception as error:  # whatever it is, this replica must go on following
+                log.warning("ledger: %s: %s", type(error).__name__, error)
                 await asyncio.sleep(1.0)
                 continue
             if newer is not None:

@@ -25,12 +25,12 @@ import numpy as np
 
 from actors.settings import Settings
 from actors.state import ControllerState, Pending, StateFile
-from forecast.errors import ArtifactError, TrainingError
+from forecast.errors import ArtifactError, FleetcastError
 from forecast.members import SEASONAL_NAIVE, Members, blocks_of_record
 from forecast.record import CHAMPION, ServerStatus, Snapshot
 from train.buffer import BufferStatus
 from train.gate import decide
-from train.trainer import BaseJob, UpdateJob
+from train.trainer import BaseJob, Result, UpdateJob
 
 log = logging.getLogger("fleetcast.controller")
 
@@ -58,7 +58,10 @@ class Controller:
         self._members, self.settings, self._now = members, settings, now
         self._file = state
         self._state = state.load()
+        self.last_failure: str | None = None
+        """Why the last update failed; None once one did not."""
         self._published: int | None = None
+        self._learned_to = -1
         self._revision = -1
         self._refused: set[int] = set()
         self._training: asyncio.Future[Any] | None = None
@@ -99,16 +102,18 @@ class Controller:
     def _next(self, status: BufferStatus) -> int | None:
         """The slot to step now, or None.
 
-        Before the first model there is nothing of record: steps skip to the newest closed slot, but
-        never past the one at which the first model becomes due.
+        Before the first model, and up to what the champion was trained on by hand, nothing is of
+        record: steps skip to the newest closed slot, but never past the one at which the first model
+        becomes due.
         """
         closed, last = status.closed_slot, self._state.slot
         if closed is None or status.first_slot is None or (last is not None and closed <= last):
             return None
-        if self._members.champion is not None or self._state.pending is not None:
-            return closed if last is None else last + 1
-        due = status.first_slot + self.settings.bootstrap
-        if last is not None and last >= due:
+        if self._members.champion is None and self._state.pending is None:
+            due = status.first_slot + self.settings.bootstrap
+        else:
+            due = self._learned_to + 1
+        if last is not None and last >= due - 1:
             return last + 1
         return min(closed, due)
 
@@ -127,11 +132,20 @@ class Controller:
             state = replace(state, pending=pending, last_update_slot=slot)
         if state.pending is None:
             return state
+        if await self._registry.verdict.remote(state.pending.update_id) is not None:
+            # Judged in a step that was cut short after the verdict: once is enough.
+            self._training = None
+            return replace(state, pending=None)
         work = self._work(state.pending)
         late = self.settings.when_late == "continue" and not work.done()
         if slot < state.pending.effect_slot or late:
             return state
-        await self._conclude(state.pending, slot)
+        try:
+            await self._conclude(state.pending, slot, await work)
+        except (FleetcastError, ValueError, RuntimeError) as error:
+            await self._give_up(state.pending, slot, error)
+        finally:
+            self._training = None
         return replace(state, pending=None)
 
     async def _due(self, state: ControllerState) -> Pending | None:
@@ -185,20 +199,15 @@ class Controller:
             as_of=slot, hours=settings.holdout_hours, every=settings.horizon
         )
 
-    async def _conclude(self, pending: Pending, slot: int) -> None:
+    async def _give_up(self, pending: Pending, slot: int, error: Exception) -> None:
+        """An update that failed is put on record; the champion goes on."""
+        self.last_failure = f"{pending.update_id} failed: {error}"
+        log.warning("%s", self.last_failure)
+        detail = {"update_id": pending.update_id, "reason": str(error)}
+        await self._registry.note.remote("update_failed", slot=slot, detail=detail)
+
+    async def _conclude(self, pending: Pending, slot: int, result: Result) -> None:
         """Gate the challenger and put the verdict on record."""
-        try:
-            result = await self._work(pending)
-        except TrainingError as error:
-            log.warning("%s failed: %s", pending.update_id, error)
-            await self._registry.note.remote(
-                "update_failed",
-                slot=slot,
-                detail={"update_id": pending.update_id, "reason": str(error)},
-            )
-            return
-        finally:
-            self._training = None
         champion = None if pending.parent is None else self._registry.load.remote(pending.parent)
         known, scores = await self._trainer.judge.remote(
             result.artifact, champion, self._holdout(slot)
@@ -217,6 +226,7 @@ class Controller:
         )
         verdict = self._registry.promote if decision.promote else self._registry.reject
         await verdict.remote(version, who="gate", report=report, **record)
+        self.last_failure = None
         said = "promoted" if decision.promote else "rejected"
         log.info("%s %s: %s", pending.update_id, said, "; ".join(decision.reasons))
 
@@ -238,6 +248,8 @@ class Controller:
                 continue
             self._members.swap(servable.version)
             self._revision = state.revision
+            lineage = servable.artifact.manifest.get("lineage", {})
+            self._learned_to = int(lineage.get("slot", -1))
             return
 
     async def _issue(self, slot: int) -> Snapshot:
@@ -247,7 +259,9 @@ class Controller:
         raw = await self._buffer.fleet.remote(slot)
         known = {state.name: state for state in await self._buffer.servers.remote(slot)}
         servers = tuple(ServerStatus(**asdict(known[name])) for name in raw.servers)
-        ready = np.array([server.state in _FORECASTABLE for server in servers], dtype=bool)
+        ready = np.array(
+            [one.state in _FORECASTABLE and one.missing_slots == 0 for one in servers], dtype=bool
+        )
         blocks = await asyncio.to_thread(
             blocks_of_record,
             raw,
@@ -259,8 +273,9 @@ class Controller:
             ready=ready,
         )
         champion = self._members.champion
-        if champion is not None:
-            await self._ledger.issue.remote(blocks)
+        if champion is not None and slot > self._learned_to:
+            # A step done again keeps what was issued first, whatever came in late since.
+            blocks = await self._ledger.issue.remote(blocks) or blocks
         served = [CHAMPION if champion is not None and good else SEASONAL_NAIVE for good in ready]
         return Snapshot(
             revision=slot,

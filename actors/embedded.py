@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,6 +18,9 @@ from ray.serve import Application
 
 from actors import topology
 from forecast.config import Config
+
+_SHORT = "/tmp"
+"""Ray's sockets lie below its folder, and a socket's path may have 107 characters."""
 
 
 class Embedded:
@@ -47,8 +51,8 @@ class Embedded:
         return f"http://{self.config.serve.host}:{self.config.serve.port}"
 
     def __enter__(self) -> Self:
-        self.start_ray()
         try:
+            self.start_ray()
             self.serve()
         except BaseException:
             self.stop()
@@ -66,8 +70,8 @@ class Embedded:
     def start_ray(self) -> None:
         """A fresh local cluster with token authentication."""
         self.config.state_dir.mkdir(parents=True, exist_ok=True)
-        self._authenticate(self.config.state_dir / "ray.token")
-        self._folder = Path(tempfile.mkdtemp(prefix="fc-"))
+        self._environment(self.config.state_dir / "ray.token")
+        self._folder = Path(tempfile.mkdtemp(prefix="fc-", dir=_SHORT))
         context = ray.init(
             address="local",
             num_cpus=self._cpus,
@@ -87,17 +91,18 @@ class Embedded:
         serve.run(self._application, name=f"fleetcast-{self.config.fleet}", route_prefix="/")
 
     def stop(self) -> None:
-        """Close the actors' files, end Serve and Ray, remove Ray's folder."""
-        if ray.is_initialized():
-            serve.shutdown()  # first: its replicas wait on the actors
-            topology.stop(self.config)
-            ray.shutdown()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        """End Serve, close the actors' files, end Ray, remove its folder; none waits on another."""
+        with ExitStack() as steps:
+            if self._folder is not None:
+                steps.callback(shutil.rmtree, self._folder, ignore_errors=True)
+                self._folder = None
+            steps.callback(ray.shutdown)
+            if ray.is_initialized():
+                steps.callback(topology.stop, self.config)
+                steps.callback(serve.shutdown)  # the first to run: its replicas wait on the actors
 
     @staticmethod
-    def _authenticate(path: Path) -> None:
+    def _environment(path: Path) -> None:
         if not path.exists():
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w") as file:
@@ -105,3 +110,6 @@ class Embedded:
         # Ray turns token authentication on for a fresh local cluster; without a path of its own it
         # would keep the token in the home directory.
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(path.resolve())
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Threads that wait for work by spinning take the cores from the other processes.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

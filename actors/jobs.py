@@ -11,6 +11,7 @@ from actors import arguments
 from connect.replay import Replay
 from forecast.audit import AuditLog
 from forecast.config import Config
+from forecast.errors import RegistryError
 from forecast.registry import Registry
 from forecast.schema import validate_rows
 from forecast.storage import OwnerLock
@@ -49,13 +50,22 @@ def _train(
     settings = arguments.settings(config)
     slot = buffer.status().closed_slot
     assert slot is not None, "a replay has a history"
-    draw = {"as_of": slot, "seed": settings.seed, "holdout_hours": settings.holdout_hours}
     holdout = buffer.holdout(as_of=slot, hours=settings.holdout_hours, every=settings.horizon)
-    windows = buffer.draw(hours=settings.history_hours, count=settings.base_windows, **draw)
-    update_id = f"train-{slot}-{int(time.time())}"
-    result = trainer.train_base(BaseJob(update_id, slot, settings.seed), windows, holdout)
     champion = registry.state().champion
     known = None if champion is None else registry.load(champion)
+    before_holdout = slot - settings.holdout_hours * settings.per_hour
+    if known is not None and known.manifest["lineage"]["slot"] > before_holdout:
+        raise RegistryError(
+            f"version {champion} has learned from slots after {before_holdout}, where the "
+            "comparison with it would begin: it could not be fair"
+        )
+    # With a champion to compare with, nothing of the comparison's windows may be seen before.
+    as_of = slot if known is None else before_holdout
+    draw = {"as_of": as_of, "seed": settings.seed, "holdout_hours": settings.holdout_hours}
+    validation = buffer.holdout(as_of=as_of, hours=settings.holdout_hours, every=settings.horizon)
+    windows = buffer.draw(hours=settings.history_hours, count=settings.base_windows, **draw)
+    update_id = f"train-{slot}-{int(time.time())}"
+    result = trainer.train_base(BaseJob(update_id, slot, settings.seed), windows, validation)
     before, scores = trainer.judge(result.artifact, known, holdout)
     decision = decide(before, scores, validate=settings.validate)
     report = {**decision.report, "reasons": decision.reasons, "training": dict(result.report)}

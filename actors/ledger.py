@@ -23,9 +23,11 @@ class LedgerActor:
         self._ledger = Ledger(**settings)
         self._published = asyncio.Condition()
 
-    async def issue(self, blocks: Sequence[ForecastBlock]) -> None:
-        """Keep forecasts of record; issued once per slot and member."""
-        self._ledger.issue(blocks)
+    async def issue(self, blocks: Sequence[ForecastBlock]) -> tuple[ForecastBlock, ...] | None:
+        """Keep forecasts of record; when the slot has some already, those, which stay."""
+        if self._ledger.issue(blocks) == len(blocks):
+            return None
+        return self._ledger.blocks(blocks[0].slot)
 
     async def score(self, slot: int, actuals: tuple[tuple[str, ...], np.ndarray]) -> StepReport:
         """Join a slot's actuals with the forecasts made for it."""

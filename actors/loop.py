@@ -61,6 +61,7 @@ class ControllerActor:
             "steps": self._steps,
             "failures": self._failures,
             "error": self._error,
+            "last_failure": self._controller.last_failure,
         }
 
     async def close(self) -> None:

@@ -40,7 +40,7 @@ class RegistryActor:
 
     async def promote(self, version: int, **record: Any) -> RegistryState:
         """Move the champion; one audit record holds the new state."""
-        return await self._tell(self._registry.promote(version, **record))
+        return await self._tell(self._registry.promote(version, key=record["update_id"], **record))
 
     async def rollback(self, to: int | None, **record: Any) -> RegistryState:
         """Move the champion back."""
@@ -83,6 +83,10 @@ class RegistryActor:
             except TimeoutError:
                 return None
         return self._registry.pull_if_newer(seen, refused=refused)
+
+    async def verdict(self, update_id: str) -> UpdateRecord | None:
+        """The verdict on one update, if it has one."""
+        return self._registry.verdict(update_id)
 
     async def updates(self, limit: int, since_slot: int | None = None) -> list[UpdateRecord]:
         """The newest verdicts with their gate reports."""

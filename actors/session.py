@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 from ray.serve import Application
 from rich.console import Console
@@ -18,6 +19,7 @@ from connect.replay import Replay
 from connect.stream import Client, Feeder
 from connect.terminal import Board
 from forecast.config import Config
+from forecast.errors import TrainingError
 
 _BOARD_EVERY_S = 2.0
 _READY_POLL_S = 0.2
@@ -42,20 +44,30 @@ class Session:
         self.replay = replay
         self._feeder = Feeder(client, replay.source, name=replay.fleet)
 
-    def resume_slot(self) -> int | None:
-        """The first slot that was not fed yet; None when there is no history."""
-        clock = (self.client.status().get("buffer") or {}).get("clock_slot")
+    def resume_slot(self) -> int:
+        """The first slot that may not have been fed yet; before `start_slot`: history is missing.
+
+        Waits until the buffer, which may be reading its log, can say.
+        """
+        while (buffer := self.client.status().get("buffer")) is None:
+            time.sleep(_READY_POLL_S)
         # The clock's own slot may be half fed; feeding it again changes nothing.
-        return None if clock is None else int(clock)
+        clock = buffer["clock_slot"]
+        return self.replay.first_slot if clock is None else int(clock)
 
     def feed_history(self) -> Iterator[int]:
         """Post the history; yields the rows posted so far."""
         return self._feeder.history(self.replay.first_slot, self.replay.start_slot)
 
     def wait_for_model(self) -> Iterator[Mapping[str, Any]]:
-        """Until a TFT version answers; yields the status meanwhile."""
+        """Until a TFT version answers; yields the status meanwhile.
+
+        Raises TrainingError when the first training failed.
+        """
         while True:
             status = self.client.status()
+            if failure := (status.get("controller") or {}).get("last_failure"):
+                raise TrainingError(failure)
             if (status.get("forecast") or {}).get("version") is not None:
                 return
             yield status
@@ -77,7 +89,7 @@ def run_fleet(
         with _progress(console) as progress:
             _start(embedded, progress)
             resume = session.resume_slot()
-            if resume is None:
+            if resume < replay.start_slot:
                 _feed_history(session, progress)
                 resume = replay.start_slot
             _first_model(session, progress)
@@ -127,7 +139,11 @@ def _say_where(embedded: Embedded, replay: Replay, console: Console) -> None:
     if embedded.dashboard_url:
         console.print(f"[bold]Ray dashboard[/bold] http://{embedded.dashboard_url}")
     console.print("Three things to try:")
-    for path in (f"forecast?server={name}&metric={metric}", "accuracy", "learning/updates"):
+    for path in (
+        f"forecast?{urlencode({'server': name, 'metric': metric})}",
+        "accuracy",
+        "learning/updates",
+    ):
         console.print(f"  curl -s '{url}/api/v1/{path}'", soft_wrap=True, highlight=False)
     console.print("Times are the data's own; Ctrl-C stops everything this started.\n")
 
@@ -180,8 +196,10 @@ def _stopped(embedded: Embedded, console: Console) -> Iterator[None]:
         yield
     finally:
         console.print("stopping")
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        ignored = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, signal.SIG_IGN) for number in ignored]
         try:
             embedded.stop()
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in zip(ignored, before, strict=True):
+                signal.signal(number, handler)

@@ -58,7 +58,8 @@ class Readers:
         self._calm, self._pause_s = count, pause_s
         self._rushing = 0
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
         """Begin to read."""
@@ -72,7 +73,15 @@ class Readers:
         """Let every request under way end, then return the account."""
         self._stop.set()
         self._thread.join()
+        if self._error is not None:
+            raise self._error
         return self.account
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except Exception as error:  # handed to whoever stops the readers
+            self._error = error
 
     async def _main(self) -> None:
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
@@ -107,7 +116,7 @@ class Readers:
             async with sent as response:
                 answer = await response.json()
                 problem = None if response.status == 200 else f"{response.status}: {answer}"
-        except (TimeoutError, aiohttp.ClientError) as error:
+        except (TimeoutError, aiohttp.ClientError, ValueError) as error:
             answer, problem = {}, f"{type(error).__name__}: {error}"
         end = time.monotonic()
         self.account.forecasts += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from forecast.schema import Schema
 
 _CONTEXT_SLOTS, _HORIZON_SLOTS = 72, 12
 _DAY_S = 86400
+DEMO_SEED = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ def demo(*, seed: int, servers_per_role: int = 2, history_days: int = 14) -> Rep
     fleet = DemoFleet(seed=seed, servers_per_role=servers_per_role, drift_day=history_days + 1)
     day = _DAY_S // fleet.step_seconds
     start = fleet.first_slot + history_days * day
-    return Replay("demo", fleet, fleet.schema(), fleet.first_slot, start, start + 60 * day)
+    name = "demo" if seed == DEMO_SEED else f"demo-{seed}"
+    return Replay(name, fleet, fleet.schema(), fleet.first_slot, start, start + 60 * day)
 
 
 def from_file(
@@ -85,13 +88,16 @@ def from_file(
     schema = source.schema
     day = _DAY_S / schema.step_seconds
     first, end = source.first_slot, source.last_slot + 1
-    wanted = min(7 * day, (end - first) / 3) if history_days is None else history_days * day
-    start = first + round(wanted)
     need = 2 * (_CONTEXT_SLOTS + _HORIZON_SLOTS)
+    wanted = max(need, min(7 * day, (end - first) / 3))
+    start = first + round(wanted if history_days is None else history_days * day)
     if start - first < need or start >= end:
         raise DataError(
             f"{path}: {end - first} slots of {schema.step_seconds} s; the history needs {need} and "
             "something must be left to stream"
         )
-    name = re.sub(r"[^a-z0-9-]+", "-", path.stem.lower()).strip("-") or "file"
+    # Two files of one name must not share state: what a fleet learned belongs to its data.
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:6]
+    stem = re.sub(r"[^a-z0-9-]+", "-", path.stem.lower()).strip("-") or "file"
+    name = f"{stem}-{digest}"
     return Replay(name, source, schema, first, start, end)

@@ -16,8 +16,10 @@ from typing import Any, Protocol
 import httpx
 
 from connect.wire import Row
+from forecast.errors import FleetcastError
 
 _CHUNK_ROWS = 2000
+_JSON = "application/json"
 _HEADERS = {"X-Fleetcast": "1", "Content-Type": "application/x-ndjson"}
 
 
@@ -37,7 +39,7 @@ class Client:
     """
 
     base_url: str
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     patience_s: float = 120.0
     accepted: int = 0
     rejected: int = 0
@@ -66,6 +68,16 @@ class Client:
         self.accepted += answer["accepted"]
         self.rejected += answer["rejected_count"]
         return answer
+
+    def computes(self) -> bool:
+        """Whether a loaded version computes forecasts now; one on record does not count."""
+        sent = self._send(
+            "POST", "/api/v1/forecast", content=b"{}", headers={**_HEADERS, "Content-Type": _JSON}
+        )
+        if sent.status_code != 200 or sent.json()["warnings"]:
+            return False
+        members = [member for one in sent.json()["series"] for member in one["members"]]
+        return any(member["version"] is not None for member in members)
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -101,9 +113,17 @@ class Client:
 class Feeder:
     """Posts a source's rows in event-time order and keeps within reach of the controller."""
 
-    def __init__(self, client: Client, source: Source, *, name: str, max_ahead: int = 3) -> None:
-        self._client, self._source = client, source
-        self._name, self._max_ahead = name, max_ahead
+    def __init__(
+        self,
+        client: Client,
+        source: Source,
+        *,
+        name: str,
+        max_ahead: int = 3,
+        patience_s: float = 900.0,
+    ) -> None:
+        self._client, self._source, self._name = client, source, name
+        self._max_ahead, self._patience_s = max_ahead, patience_s
 
     def history(self, from_slot: int, to_slot: int) -> Iterator[int]:
         """Post slots [from_slot, to_slot) in bulk; yields the rows posted so far."""
@@ -117,14 +137,26 @@ class Feeder:
     def stream(self, from_slot: int, to_slot: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Post slot by slot, holding back for the controller; yields (slot, status)."""
         for slot, rows in self._source.rows_by_slot(from_slot, to_slot):
-            self._client.ingest(rows, key=f"{self._name}-{slot}")
-            yield slot, self.hold(slot)
+            if rows:  # nobody spoke: there is nothing to send
+                self._client.ingest(rows, key=f"{self._name}-{slot}")
+            yield slot, self.hold()
 
-    def hold(self, slot: int, *, poll_s: float = 0.02) -> Mapping[str, Any]:
-        """Wait until the controller is close behind `slot`; the status then."""
+    def hold(self, *, poll_s: float = 0.02) -> Mapping[str, Any]:
+        """Wait until the controller is close behind the closed slots; the status then.
+
+        Raises FleetcastError with what the controller last said when it stays behind.
+        """
+        deadline = time.monotonic() + self._patience_s
         while True:
             status = self._client.status()
-            stepped = (status.get("controller") or {}).get("stepped_slot")
-            if stepped is not None and slot - stepped <= self._max_ahead:
+            controller = status.get("controller") or {}
+            closed = (status.get("buffer") or {}).get("closed_slot")
+            stepped = controller.get("stepped_slot")
+            if closed is None or (stepped is not None and closed - stepped <= self._max_ahead):
                 return status
+            if time.monotonic() > deadline:
+                raise FleetcastError(
+                    f"slot {closed} is closed, no step past {stepped} in {self._patience_s:.0f} s: "
+                    f"{controller.get('error') or 'no error was reported'}"
+                )
             time.sleep(poll_s)

@@ -219,6 +219,11 @@ class Config(Section):
                 f"online_learning.sliding_window_hours + gate_holdout_hours = {need} h, but "
                 f"buffer.history_days keeps {self.buffer.history_days * day} h"
             )
+        if learning.gate_holdout_hours * 3600 < self.panel.horizon:
+            raise ValueError(
+                f"online_learning.gate_holdout_hours = {learning.gate_holdout_hours} is shorter "
+                f"than panel.horizon = {self.panel.horizon} s: nothing could be held out"
+            )
         if self.training.bootstrap_hours > self.buffer.history_days * day:
             raise ValueError("training.bootstrap_hours is longer than buffer.history_days")
         return self

@@ -12,11 +12,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from forecast.schema import Metric
+from forecast.window_spec import WindowSpec
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
+_LOG_UNIT = 5.0
+"""Divides logarithms of ratios that reach e^10, so that the feature stays of order 1."""
 _LARGEST_LOG = 88.0
 """Above this, expm1 leaves float32."""
 _FLOAT32_STEPS = 1e-6
@@ -93,6 +96,19 @@ def resolutions(center: Floats, metrics: Sequence[Metric]) -> Floats:
     return finest
 
 
+def ceilings(known: Floats, metrics: Sequence[Metric], growth: float) -> Floats:
+    """The most [N, T] that a forecast may say in natural units, from values [N, K, T] known of it.
+
+    A quantile that is a little too high as a logarithm is absurd as a rate, and one such cell can
+    outweigh all others of a fleet. Only targets read as log1p have a ceiling: `growth` times the
+    highest value known and the resolution.
+    """
+    highest = natural_space(np.fmax.reduce(known, axis=1), metrics)
+    resolution = np.array([metric.resolution for metric in metrics])
+    limited = _is_log(metrics) & observed(highest)
+    return np.where(limited, growth * (highest + resolution), np.inf)
+
+
 def calendar(slots: Ints, timezones: Sequence[str], step_seconds: int) -> Floats:
     """Sine and cosine of the local time of day and of week, [N, L, 4], for slots [N, L].
 
@@ -106,6 +122,30 @@ def calendar(slots: Ints, timezones: Sequence[str], step_seconds: int) -> Floats
         distinct, where = np.unique(slots[rows], return_inverse=True)
         features[rows] = _cycles(distinct, zone, step_seconds)[where.reshape(-1, slots.shape[1])]
     return features
+
+
+def static(scale: Floats, spread: Floats, finest: Floats, spec: WindowSpec) -> Floats:
+    """[N, L+H, 2T] the columns of `static_reals`; an unknown long-run deviation is the window's."""
+    targets = list(spec.target_columns)
+    known = np.where(np.isfinite(spread) & (spread > 0), spread, scale)
+    ratios = [np.log(scale / known), np.log(np.maximum(known / finest, 1.0)) / _LOG_UNIT]
+    static_NC = np.concatenate([ratio[:, targets] for ratio in ratios], axis=1)
+    return np.repeat(static_NC[:, None], spec.context + spec.horizon, axis=1)
+
+
+def unknown(context_NLM: Floats, scaled_NLM: Floats, spec: WindowSpec) -> Floats:
+    """[N, L+H, U] the columns of `unknown_reals`, 0 in the horizon."""
+    seen = observed(context_NLM)
+    seen_targets = np.logical_or.reduce(seen[:, :, list(spec.target_columns)], axis=2)
+    age = slots_since_seen(seen_targets)
+    share = 1.0 - seen.mean(axis=2, keepdims=True)
+    known = np.concatenate([squashed(scaled_NLM), np.log1p(age)[:, :, None], share], axis=2)
+    return np.pad(known, ((0, 0), (0, spec.horizon), (0, 0)))
+
+
+def squashed(scaled: Floats) -> Floats:
+    """Linear around 0, logarithmic far out: a calm window's scale is small, its jumps are not."""
+    return np.arcsinh(scaled)
 
 
 def _cycles(slots: Ints, zone: str, step_seconds: int) -> Floats:

@@ -85,8 +85,8 @@ class Ledger:
         """The last slot scored; None before the first."""
         return self._scored_through
 
-    def issue(self, blocks: Sequence[ForecastBlock]) -> None:
-        """Keep forecasts of record; the first block of a slot and member stays.
+    def issue(self, blocks: Sequence[ForecastBlock]) -> int:
+        """Keep forecasts of record; returns how many are new: the first of a slot and member stays.
 
         Raises ValueError for other targets, levels or another horizon than the ledger's.
         """
@@ -99,6 +99,7 @@ class Ledger:
                 new += self._file.insert_block(*row)
                 self._recent.pop(block.slot, None)
             self._file.raise_counter("issued_blocks", new)
+        return new
 
     def score(self, slot: int, servers: Sequence[str], actuals_ST: FloatArray) -> StepReport:
         """Join the actuals [S, T] of a slot (natural units, NaN = gap) with its forecasts.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,15 +19,25 @@ from forecast.artifact import Artifact, unpack
 from forecast.errors import UnknownVersion
 from forecast.fit import Fit
 from forecast.record import CHAMPION, ForecastBlock
+from forecast.windows import RawWindows
 
 if TYPE_CHECKING:
     from forecast.baselines import BaselineTables
     from forecast.model import Model
     from forecast.schema import Schema
-    from forecast.windows import RawWindows
 
 COPY_LAST = "copy_last"
 SEASONAL_NAIVE = "seasonal_naive"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Windows to forecast, and the version that was asked, already loaded."""
+
+    raw: RawWindows
+    version: int
+    model: Model
+    fit: Fit
 
 
 class Members:
@@ -90,13 +101,34 @@ class Members:
     def forecast(self, raw: RawWindows, version: int | None = None) -> NDArray[np.float32]:
         """Quantiles [N, H, T, Q] in natural units, from `version` or the champion.
 
-        NaN for a target that the version does not know.
+        NaN for a target that the version does not know. Raises UnknownVersion.
+        """
+        [values] = self.predict([self.request(raw, version)])
+        return values
+
+    def request(self, raw: RawWindows, version: int | None = None) -> Request:
+        """A forecast to be made with one version, even if others push it out of here meanwhile.
+
+        Raises UnknownVersion when it is not loaded.
         """
         chosen = self._champion if version is None else version
         if chosen is None or chosen not in self._models:
             raise UnknownVersion(f"version {chosen} is not loaded")
-        model, fit = self._models[chosen]
-        return fit.predict(model, raw)
+        return Request(raw, chosen, *self._models[chosen])
+
+    @staticmethod
+    def predict(requests: Sequence[Request]) -> list[NDArray[np.float32]]:
+        """Quantiles [N, H, T, Q] of each request, one pass of the network per version."""
+        answers: dict[int, NDArray[np.float32]] = {}
+        for version in {request.version for request in requests}:
+            mine = [i for i, request in enumerate(requests) if request.version == version]
+            first, raws = requests[mine[0]], [requests[i].raw for i in mine]
+            values = first.fit.predict(first.model, RawWindows.concat(raws))
+            start = 0
+            for i, raw in zip(mine, raws, strict=True):
+                answers[i] = values[start : start + len(raw)]
+                start += len(raw)
+        return [answers[i] for i in range(len(requests))]
 
 
 def blocks_of_record(

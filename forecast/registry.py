@@ -115,6 +115,11 @@ class Registry:
         )
         return [UpdateRecord.of(record) for record in islice(records, limit)]
 
+    def verdict(self, update_id: str) -> UpdateRecord | None:
+        """The verdict on one update, if it has one: an update is judged once."""
+        found = (self._audit.find(f"{kind}:{update_id}") for kind in ("promote", "reject"))
+        return next((UpdateRecord.of(record) for record in found if record is not None), None)
+
     def register(self, artifact: Artifact, *, update_id: str, slot: int) -> int:
         """Store a version and return its number; the same `update_id` gives the same number.
 
@@ -181,7 +186,7 @@ class Registry:
         A refused version is removed unless an alias names it. Raises UnknownVersion, and
         RegistryError when the version is promoted.
         """
-        key = f"reject:{slot}:{update_id}"
+        key = f"reject:{update_id}"
         if self._done(key) is None:
             known = self._audit.find(f"register:{update_id}")
             detail = {

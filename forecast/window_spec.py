@@ -36,6 +36,8 @@ class WindowSpec:
     """Category of each role by position; the first, "", stands for every role not listed."""
     scale_floor_share: float = 0.1
     """Share of the long-run deviation below which a window's scale never falls."""
+    most_growth: float = 2.0
+    """A log1p target's forecast stays under this multiple of the highest value its window knows."""
 
     def __post_init__(self) -> None:
         names = [metric.name for metric in self.metrics]
@@ -45,6 +47,11 @@ class WindowSpec:
             raise ValueError(f"targets {list(self.targets)} are not all among metrics {names}")
         if len(set(self.roles)) < len(self.roles) or self.roles[:1] != ("",):
             raise ValueError(f"roles start with '' and differ, got {list(self.roles)}")
+        if not self.scale_floor_share >= 0 or not self.most_growth >= 1:
+            raise ValueError(
+                f"scale_floor_share {self.scale_floor_share} starts at 0, "
+                f"most_growth {self.most_growth} at 1"
+            )
         if self.context < 2 or self.horizon < 1 or self.step_seconds < 1:
             raise ValueError(
                 f"context {self.context} needs 2 slots, horizon {self.horizon} needs 1, "
@@ -95,6 +102,7 @@ class WindowSpec:
             "targets": list(self.targets),
             "roles": list(self.roles),
             "scale_floor_share": self.scale_floor_share,
+            "most_growth": self.most_growth,
         }
 
     @classmethod

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast import features
+from forecast.schema import Metric
 from forecast.window_spec import WindowSpec
 
 __all__ = ["RawWindows", "WindowSpec", "Windows", "inverse", "transform"]
@@ -26,8 +27,6 @@ BoolArray = NDArray[np.bool_]
 Index = IntArray | BoolArray | Sequence[int]
 Floats = NDArray[np.float64]
 
-_LOG_UNIT = 5.0
-"""Divides logarithms of ratios that reach e^10, so that the feature stays of order 1."""
 _AT_A_TIME = 1024
 """Windows turned into features at a time, which bounds the memory."""
 
@@ -144,6 +143,8 @@ class Windows:
     """[N, T] last value of the context in the metric's transformed space."""
     scale: Floats
     """[N, T] in the metric's transformed space, above 0."""
+    ceiling: Floats
+    """[N, T] in natural units: no forecast exceeds it; infinite for a target not read as log1p."""
 
     def __len__(self) -> int:
         return len(self.encoder_cont)
@@ -159,6 +160,7 @@ class Windows:
             target=self.target[rows],
             center=self.center[rows],
             scale=self.scale[rows],
+            ceiling=self.ceiling[rows],
         )
 
 
@@ -201,15 +203,20 @@ def _transform(raw: RawWindows, spec: WindowSpec) -> Windows:
     scale = np.maximum(features.deviation(context_NLM), floor)
 
     wanted_columns = list(spec.target_columns)
+    lags = [
+        features.model_space(_gather(lag, raw, spec), spec.metrics)[..., wanted_columns]
+        for lag in (raw.daily, raw.weekly)
+    ]
     target_center, target_scale = center[:, wanted_columns], scale[:, wanted_columns]
     blocks = [
-        _static(scale, spread, finest, spec),
-        _known(raw, spec, target_center, target_scale),
-        _unknown(context_NLM, (filled_NLM - center[:, None]) / scale[:, None], spec),
+        features.static(scale, spread, finest, spec),
+        _known(raw, spec, [(lag - target_center[:, None]) / target_scale[:, None] for lag in lags]),
+        features.unknown(context_NLM, (filled_NLM - center[:, None]) / scale[:, None], spec),
     ]
     cont = np.concatenate(blocks, axis=2, dtype=np.float32)
     cat = _categories(raw, spec)
     labels = values[:, spec.context :, wanted_columns]
+    known = np.concatenate([context_NLM[..., wanted_columns], *lags], axis=1)
     return Windows(
         encoder_cont=cont[:, : spec.context],
         decoder_cont=cont[:, spec.context :],
@@ -218,21 +225,29 @@ def _transform(raw: RawWindows, spec: WindowSpec) -> Windows:
         target=((labels - target_center[:, None]) / target_scale[:, None]).astype(np.float32),
         center=target_center,
         scale=target_scale,
+        ceiling=features.ceilings(known, _target_metrics(spec), spec.most_growth),
     )
 
 
 def inverse(quantiles_NHTQ: FloatArray, windows: Windows, spec: WindowSpec) -> FloatArray:
     """Scaled quantiles as values in natural units.
 
-    Sorted over Q, because a network's quantiles may cross, and clipped to each target's bounds.
+    Sorted over Q, because a network's quantiles may cross, and clipped to each target's bounds and
+    to the window's ceiling.
     """
-    metrics = [spec.metrics[column] for column in spec.target_columns]
+    metrics = _target_metrics(spec)
     scaled_NHQT = np.sort(quantiles_NHTQ, axis=3).astype(np.float64).swapaxes(2, 3)
     moved = scaled_NHQT * windows.scale[:, None, None] + windows.center[:, None, None]
+    natural = np.minimum(features.natural_space(moved, metrics), windows.ceiling[:, None, None])
     lower = np.array([-np.inf if m.lower is None else m.lower for m in metrics])
     upper = np.array([np.inf if m.upper is None else m.upper for m in metrics])
-    natural = np.clip(features.natural_space(moved, metrics), lower, upper)
+    natural = np.clip(natural, lower, upper)
     return np.ascontiguousarray(natural.swapaxes(2, 3), dtype=np.float32)
+
+
+def _target_metrics(spec: WindowSpec) -> list[Metric]:
+    """[T] the declarations of the targets."""
+    return [spec.metrics[column] for column in spec.target_columns]
 
 
 def _gather(values: FloatArray, raw: RawWindows, spec: WindowSpec) -> Floats:
@@ -245,41 +260,17 @@ def _gather(values: FloatArray, raw: RawWindows, spec: WindowSpec) -> Floats:
     return gathered
 
 
-def _static(scale: Floats, spread: Floats, finest: Floats, spec: WindowSpec) -> Floats:
-    """[N, L+H, 2T] the columns of `static_reals`; an unknown long-run deviation is the window's."""
-    targets = list(spec.target_columns)
-    known = np.where(np.isfinite(spread) & (spread > 0), spread, scale)
-    ratios = [np.log(scale / known), np.log(np.maximum(known / finest, 1.0)) / _LOG_UNIT]
-    static_NC = np.concatenate([ratio[:, targets] for ratio in ratios], axis=1)
-    return np.repeat(static_NC[:, None], spec.context + spec.horizon, axis=1)
-
-
-def _known(raw: RawWindows, spec: WindowSpec, center: Floats, scale: Floats) -> Floats:
-    """[N, L+H, K] the columns of `known_reals`; an unknown lag is 0, the center."""
+def _known(raw: RawWindows, spec: WindowSpec, lags: Sequence[Floats]) -> Floats:
+    """[N, L+H, K] the columns of `known_reals`; an unknown one of the scaled `lags` is 0."""
     steps = np.arange(-spec.context, spec.horizon)
     slots = raw.origin[:, None] + 1 + steps
-    lags, shares = [], []
-    for lag in (raw.daily, raw.weekly):
-        values = features.model_space(_gather(lag, raw, spec), spec.metrics)
-        values = values[..., list(spec.target_columns)]
-        seen = features.observed(values)
-        scaled = np.where(seen, (values - center[:, None]) / scale[:, None], 0.0)
-        lags.append(_squashed(scaled))
-        shares.append(seen.mean(axis=2, keepdims=True))
+    seen = [features.observed(lag) for lag in lags]
+    values = [features.squashed(np.where(at, lag, 0.0)) for at, lag in zip(seen, lags, strict=True)]
+    shares = [at.mean(axis=2, keepdims=True) for at in seen]
     position = steps.astype(np.float32) / np.float32(spec.context)
     relative = np.broadcast_to(position[None, :, None], (*slots.shape, 1))
     calendar = features.calendar(slots, raw.timezones, spec.step_seconds)
-    return np.concatenate([calendar, *lags, *shares, relative], axis=2)
-
-
-def _unknown(context_NLM: Floats, scaled_NLM: Floats, spec: WindowSpec) -> Floats:
-    """[N, L+H, U] the columns of `unknown_reals`, 0 in the horizon."""
-    seen = features.observed(context_NLM)
-    seen_targets = np.logical_or.reduce(seen[:, :, list(spec.target_columns)], axis=2)
-    age = features.slots_since_seen(seen_targets)
-    share = 1.0 - seen.mean(axis=2, keepdims=True)
-    known = np.concatenate([_squashed(scaled_NLM), np.log1p(age)[:, :, None], share], axis=2)
-    return np.pad(known, ((0, 0), (0, spec.horizon), (0, 0)))
+    return np.concatenate([calendar, *values, *shares, relative], axis=2)
 
 
 def _categories(raw: RawWindows, spec: WindowSpec) -> IntArray:
@@ -287,11 +278,6 @@ def _categories(raw: RawWindows, spec: WindowSpec) -> IntArray:
     numbers = {role: number for number, role in enumerate(spec.roles)}
     category = np.array([numbers.get(role, 0) for role in raw.roles], dtype=np.int64)
     return np.repeat(category[:, None, None], spec.context + spec.horizon, axis=1)
-
-
-def _squashed(scaled: Floats) -> Floats:
-    """Linear around 0, logarithmic far out: a calm window's scale is small, its jumps are not."""
-    return np.arcsinh(scaled)
 
 
 def _positions(index: Index, count: int) -> IntArray:

@@ -203,7 +203,7 @@ class Buffer:
         last = as_of - self._slots(holdout_hours) - 2 * self._horizon
         first = max(last - self._slots(hours) + 1, self._intake.roster.first_slot() or 0)
         names, origins = self._cutter.drawn(first, last, count=count, seed=seed)
-        return self._cutter.cut(names, origins, labels=True, as_of=as_of)
+        return self._cutter.cut(names, origins, labels=True, as_of=last)
 
     def holdout(self, *, as_of: int, hours: int, every: int) -> RawWindows:
         """Every server's windows with labels in the last `hours` up to `as_of`.
@@ -213,7 +213,8 @@ class Buffer:
         last = as_of - self._horizon
         origins = np.arange(last, as_of - self._slots(hours) - 1, -every, dtype=np.int64)[::-1]
         names, chosen = self._cutter.spaced(origins)
-        return self._cutter.cut(names, chosen, labels=True, as_of=as_of)
+        # One long-run deviation for all, from before the first of them: none reads past its origin.
+        return self._cutter.cut(names, chosen, labels=True, as_of=as_of - self._slots(hours))
 
     def residuals(self, *, as_of: int, hours: int, levels: tuple[float, ...]) -> BaselineTables:
         """The baselines' residual quantiles, from the last `hours` and the day before them."""

@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING
 import torch
 
 from forecast.errors import TrainingError
-from forecast.windows import transform
-from train.steps import evaluation_loss, refuse_not_finite, repeatable, training_loss
+from train.steps import (
+    Lessons,
+    evaluation_loss,
+    lessons,
+    refuse_not_finite,
+    repeatable,
+    training_loss,
+)
 
 if TYPE_CHECKING:
     from forecast.model import Model
-    from forecast.windows import RawWindows, Windows
+    from forecast.windows import RawWindows
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +28,7 @@ class UpdateReport:
     """How an update went. The same update gives the same report, so it holds no duration."""
 
     loss_before: float
-    """Scaled pinball loss of the given model over the update's windows."""
+    """Scaled, weighed pinball loss of the given model over the update's windows."""
     loss_after: float
     """The same of the updated one."""
     steps: int
@@ -66,7 +72,7 @@ class Learner:
         The given model is never touched. Raises TrainingError when no window has a label, or when
         a loss, a gradient or a weight is not finite.
         """
-        prepared = transform(windows, model.spec.window)
+        prepared = lessons(windows, model.spec.window)
         levels = model.spec.quantiles
         with repeatable(seed=seed, threads=self._threads):
             challenger = model.copy()
@@ -86,15 +92,15 @@ class Learner:
         )
         return challenger, report
 
-    def _learn(self, model: Model, windows: Windows) -> int:
+    def _learn(self, model: Model, given: Lessons) -> int:
         """Train in place; the number of steps made."""
         network, steps = model.network.train(), 0
         weights = list(network.parameters())
         optimizer = torch.optim.Adam(weights, lr=self._learning_rate)
         for _ in range(self._epochs):
-            order = torch.randperm(len(windows)).numpy()
+            order = torch.randperm(len(given)).numpy()
             for start in range(0, len(order), self._batch_size):
-                batch = windows.select(order[start : start + self._batch_size])
+                batch = given.select(order[start : start + self._batch_size])
                 loss = training_loss(network, batch, model.spec.quantiles)
                 optimizer.zero_grad()
                 torch.autograd.backward(loss)

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
@@ -24,14 +23,20 @@ from torch.utils.data import DataLoader, Dataset
 
 from forecast.errors import TrainingError
 from forecast.model import Model, ModelSpec, build
-from forecast.windows import transform
-from train.steps import evaluation_loss, refuse_not_finite, repeatable, training_loss
+from train.steps import (
+    Lessons,
+    evaluation_loss,
+    lessons,
+    refuse_not_finite,
+    repeatable,
+    training_loss,
+)
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
     from pytorch_forecasting import TemporalFusionTransformer
 
-    from forecast.windows import RawWindows, Windows
+    from forecast.windows import RawWindows
 
 OnProgress = Callable[[int, int, float], None]
 """Called after each step with (steps made, steps planned, smoothed training loss)."""
@@ -57,9 +62,9 @@ class PretrainReport:
     train_windows: int
     validation_windows: int
     train_loss: float
-    """Smoothed scaled pinball loss at the end."""
+    """Smoothed scaled, weighed pinball loss at the end."""
     validation_loss: float
-    """Scaled pinball loss of the kept weights."""
+    """Scaled, weighed pinball loss of the kept weights."""
     validation_losses: tuple[float, ...]
     """One per look, in order."""
     learning_rate: float
@@ -90,15 +95,13 @@ def pretrain(
     Raises TrainingError when there is no labelled window to train or validate on, or when a loss
     or a weight is not finite.
     """
-    lessons, exams = transform(train, spec.window), transform(validate, spec.window)
-    for name, windows in (("training", lessons), ("validation", exams)):
-        if not np.isfinite(windows.target).any():
-            raise TrainingError(f"no label in {len(windows)} {name} windows")
-    plan = _Plan.of(len(lessons), batch_size=batch_size, epochs=epochs, max_steps=max_steps)
+    given, exams = lessons(train, spec.window), lessons(validate, spec.window)
+    for name, part in (("training", given), ("validation", exams)):
+        if not part.seen():
+            raise TrainingError(f"no label in {len(part)} {name} windows")
+    plan = _Plan.of(len(given), batch_size=batch_size, epochs=epochs, max_steps=max_steps)
     with repeatable(seed=seed, threads=threads), _quiet():
-        course = _Course(
-            build(spec, seed=seed), lessons, exams, spec.quantiles, learning_rate, plan
-        )
+        course = _Course(build(spec, seed=seed), given, exams, spec.quantiles, learning_rate, plan)
         keeper = _Keeper(plan, on_progress)
         stopper = EarlyStopping(_WATCHED, patience=patience, check_on_train_epoch_end=False)
         trainer = _trainer(plan, epochs, [keeper, stopper], bar=progress == "bar")
@@ -109,7 +112,7 @@ def pretrain(
     report = PretrainReport(
         steps=trainer.global_step,
         best_step=keeper.best_step,
-        train_windows=len(lessons),
+        train_windows=len(given),
         validation_windows=len(exams),
         train_loss=keeper.train_loss,
         validation_loss=min(keeper.looks),
@@ -149,31 +152,30 @@ class _Course(LightningModule):
     def __init__(
         self,
         network: TemporalFusionTransformer,
-        lessons: Windows,
-        exams: Windows,
+        given: Lessons,
+        exams: Lessons,
         levels: Sequence[float],
         learning_rate: float,
         plan: _Plan,
     ) -> None:
         super().__init__()
         self._network = network.train()
-        self._lessons, self._exams = lessons, exams
+        self._given, self._exams = given, exams
         self._levels = levels
         self._learning_rate = learning_rate
         self._plan = plan
 
     def training_step(self, rows: Tensor) -> Tensor:
-        return training_loss(self._network, self._lessons.select(rows.numpy()), self._levels)
+        return training_loss(self._network, self._given.select(rows.numpy()), self._levels)
 
     def validation_step(self, rows: Tensor) -> None:
         part = self._exams.select(rows.numpy())
-        loss = evaluation_loss(self._network, part, self._levels)
-        seen = int(np.isfinite(part.target).sum())
-        if seen:
-            self.log(_WATCHED, loss, batch_size=seen, prog_bar=True)
+        if part.seen():
+            loss = evaluation_loss(self._network, part, self._levels)
+            self.log(_WATCHED, loss, batch_size=part.seen(), prog_bar=True)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(_Rows(len(self._lessons)), self._plan.batch_size, shuffle=True)
+        return DataLoader(_Rows(len(self._given)), self._plan.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
         return DataLoader(_Rows(len(self._exams)), _VALIDATION_BATCH)

@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,16 +15,21 @@ from torch import Tensor, nn
 
 from forecast.errors import TrainingError
 from forecast.model import forward, pinball
+from forecast.windows import transform
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from pytorch_forecasting import TemporalFusionTransformer
 
-    from forecast.windows import Windows
+    from forecast.window_spec import WindowSpec
+    from forecast.windows import RawWindows, Windows
 
 HIDDEN_ROLES = 0.05
 """Share of training windows that do not tell their role, so that the unknown one is learned."""
 
 _EVALUATION_BATCH = 256
+_WEIGHTS = (0.1, 10.0)
+_LARGEST_LOG = 88.0
 
 _GENERATOR = threading.Lock()
 """Torch has one generator and one thread count for the whole process: one training at a time."""
@@ -45,37 +51,85 @@ def repeatable(*, seed: int, threads: int) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def training_loss(
-    network: TemporalFusionTransformer, windows: Windows, levels: Sequence[float]
-) -> Tensor:
-    """Pinball loss of a batch of which some windows hide their role; overwrites their categories.
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """Windows with labels, and how much an error in each of their targets counts."""
 
-    Draws from torch's generator. Raises TrainingError when the loss is not finite.
+    windows: Windows
+    weight: NDArray[np.float32]
+    """[N, T], about 1 on average over N."""
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def select(self, rows: NDArray[np.int64]) -> Lessons:
+        """The lessons at these positions."""
+        return Lessons(self.windows.select(rows), self.weight[rows])
+
+    def seen(self) -> int:
+        """How many labels are known."""
+        return int(np.isfinite(self.windows.target).sum())
+
+
+def lessons(raw: RawWindows, spec: WindowSpec) -> Lessons:
+    """The windows as the model reads them, weighed by the root of what one scale unit is worth.
+
+    An error of one unit is worth its size in natural units at the window's center. Without weights
+    an idle server's noise counts as much as a busy one's swings, and a fleet's error in natural
+    units (WQL) is the busy ones'; weighed in full, the busy ones alone would be learned. The root
+    lies between; each target's weights are brought to mean 1 and kept within [0.1, 10].
     """
-    hidden = (torch.rand(len(windows)) < HIDDEN_ROLES).numpy()
-    windows.encoder_cat[hidden] = 0
-    windows.decoder_cat[hidden] = 0
-    loss = pinball(forward(network, windows), torch.from_numpy(windows.target), levels)
+    windows = transform(raw, spec)
+    metrics = [spec.metrics[column] for column in spec.target_columns]
+    logs = np.array([metric.transform == "log1p" for metric in metrics])
+    # The slope of expm1 at the center; its exponent is bounded as float32 forecasts are.
+    slope_NT = np.exp(np.where(logs, np.minimum(windows.center, _LARGEST_LOG), 0.0))
+    worth_NT = np.sqrt(windows.scale * slope_NT)
+    share_NT = worth_NT / np.maximum(worth_NT.mean(axis=0), np.finfo(np.float64).tiny)
+    return Lessons(windows, np.clip(share_NT, *_WEIGHTS).astype(np.float32))
+
+
+def training_loss(
+    network: TemporalFusionTransformer, batch: Lessons, levels: Sequence[float]
+) -> Tensor:
+    """Weighed pinball loss of a batch of which some windows hide their role.
+
+    Overwrites the categories of those; draws them from torch's generator. Raises TrainingError when
+    the loss is not finite.
+    """
+    hidden = (torch.rand(len(batch)) < HIDDEN_ROLES).numpy()
+    batch.windows.encoder_cat[hidden] = 0
+    batch.windows.decoder_cat[hidden] = 0
+    loss = _weighed(network, batch, levels)
     if not torch.isfinite(loss):
-        raise TrainingError(f"the training loss is {loss.item()} on {len(windows)} windows")
+        raise TrainingError(f"the training loss is {loss.item()} on {len(batch)} windows")
     return loss
 
 
 def evaluation_loss(
-    network: TemporalFusionTransformer, windows: Windows, levels: Sequence[float]
+    network: TemporalFusionTransformer, given: Lessons, levels: Sequence[float]
 ) -> float:
-    """Pinball loss over all windows in evaluation mode; the network's mode is left as it was."""
+    """Weighed pinball loss over all windows in evaluation mode; NaN without a label.
+
+    The network's mode is left as it was.
+    """
     training, total, count = network.training, 0.0, 0
     network.eval()
     with torch.no_grad():
-        for start in range(0, len(windows), _EVALUATION_BATCH):
-            rows = np.arange(start, min(start + _EVALUATION_BATCH, len(windows)))
-            part = windows.select(rows)
-            seen = int(np.isfinite(part.target).sum())
-            loss = pinball(forward(network, part), torch.from_numpy(part.target), levels)
-            total, count = total + loss.item() * seen, count + seen
+        for start in range(0, len(given), _EVALUATION_BATCH):
+            part = given.select(np.arange(start, min(start + _EVALUATION_BATCH, len(given))))
+            total += _weighed(network, part, levels).item() * part.seen()
+            count += part.seen()
     network.train(training)
     return total / count if count else math.nan
+
+
+def _weighed(network: TemporalFusionTransformer, batch: Lessons, levels: Sequence[float]) -> Tensor:
+    """Mean over known labels of weight x pinball loss, which is the loss of weighed numbers."""
+    weight_NHT = torch.from_numpy(batch.weight)[:, None]
+    target_NHT = torch.from_numpy(batch.windows.target)
+    predicted_NHTQ = forward(network, batch.windows)
+    return pinball(predicted_NHTQ * weight_NHT[..., None], target_NHT * weight_NHT, levels)
 
 
 def refuse_not_finite(network: nn.Module) -> None:

@@ -48,12 +48,15 @@ async def _step_to(fleet, slot):
         await asyncio.sleep(0.02)  # polls a condition with a deadline
 
 
-async def _feed(fleet, made, *, before=lambda number: None):
-    """Append block after block, never more than a slot ahead of the controller."""
+async def _feed(fleet, made, *, struck=lambda number: None):
+    """Append block after block, never more than a slot ahead; `struck` falls while a step runs."""
+    accepted = 0
     for number, (request_id, block) in enumerate(made):
-        before(number)
         report = await fleet.buffer.append.remote(request_id, block)
+        accepted += report.accepted
+        struck(number)
         await _step_to(fleet, report.closed_slot)
+    return accepted
 
 
 def _kill(fleet, role):
@@ -63,10 +66,6 @@ def _kill(fleet, role):
     pid = ray.get(getattr(fleet, role).identity.remote())["pid"]
     os.kill(pid, signal.SIGKILL)
     return name
-
-
-def _accepted(made):
-    return sum(len(block.value) for _, block in made)
 
 
 async def test_real_ray_decides_and_forecasts_what_the_local_loop_does(
@@ -103,8 +102,9 @@ async def test_killed_controller_and_buffer_change_no_decision_and_lose_nothing(
         if number in plan:
             killed.append(_kill(fleet, plan[number]))
 
-    await _feed(fleet, made, before=strike)
+    accepted = await _feed(fleet, made, struck=strike)
     found = await outcome_of(fleet)
     topology.stop(config)
     assert len(killed) == len(plan)
+    assert accepted == sum(len(block.value) for _, block in made)
     assert found == outcome

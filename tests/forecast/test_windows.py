@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from tests.forecast.window_scene import ROLES, SPRING, gauge, made, rate
 METRICS = (gauge("cpu", lower=0.0, upper=8.0, resolution=0.01), rate("net"), gauge("mem"))
 NAMES = tuple(metric.name for metric in METRICS)
 SPEC = WindowSpec(300, 8, 3, METRICS, ("net", "cpu"), ROLES)
-ARRAYS = ("encoder_cont", "decoder_cont", "encoder_cat", "decoder_cat", "target", "center", "scale")
+ARRAYS = tuple(field.name for field in fields(Windows))
 
 
 def columns(windows: Windows, name: str) -> np.ndarray:
@@ -53,6 +53,17 @@ def test_whatever_is_missing_features_are_finite_and_scales_positive(seed, gaps)
         assert np.isfinite(getattr(windows, name)).all()
     assert (windows.scale > 0).all()
     assert windows.encoder_cont.dtype == windows.target.dtype == np.float32
+
+
+def test_a_rate_is_never_forecast_above_twice_the_highest_value_known():
+    raw = made(NAMES, count=3)
+    raw.values[0, 2, 1], raw.daily[1, 10, 1] = 40.0, 90.0
+    raw.values[2, :8, 1] = raw.daily[2, :, 1] = raw.weekly[2, :, 1] = np.nan
+    windows = transform(raw, SPEC)
+    natural = inverse(np.full((3, 3, 2, 1), 1e6, np.float32), windows, SPEC)
+    np.testing.assert_allclose(natural[:2, 0, 0, 0], [81.0, 181.0], rtol=1e-5)  # resolution 0.5
+    assert natural[2, 0, 0, 0] > 1e30  # nothing known, no ceiling
+    assert (natural[:, :, 1] == 8.0).all()  # only its bound holds a gauge
 
 
 @given(st.integers(0, 10_000))
@@ -268,6 +279,8 @@ def test_a_spec_survives_json():
         ({"roles": ("web",)}, "roles start with ''"),
         ({"roles": ("", "web", "web")}, "roles start with ''"),
         ({"context": 1}, "needs 2 slots"),
+        ({"most_growth": 0.9}, "most_growth 0.9 at 1"),
+        ({"scale_floor_share": float("nan")}, "scale_floor_share nan"),
     ],
 )
 def test_a_spec_that_contradicts_itself_is_refused(change, message):

@@ -11,7 +11,16 @@ import torch
 from forecast.errors import TrainingError
 from tests.train.windows_scene import model, windows, without_labels
 from train.learner import Learner
-from train.steps import training_loss
+from train.steps import lessons, training_loss
+
+
+@pytest.fixture
+def other_threads():
+    """Torch's thread count, set to another one than the learner's for this test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    yield before + 1
+    torch.set_num_threads(before)
 
 
 def learner(**changes) -> Learner:
@@ -68,12 +77,12 @@ def test_another_seed_gives_another_challenger():
     assert not same(weights(first), weights(other))
 
 
-def test_torch_is_left_as_it_was_found():
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
-    learner(threads=threads + 1).update(model(), windows(), seed=1)
+def test_torch_is_left_as_it_was_found(other_threads):
+    state = torch.get_rng_state()
+    learner(epochs=1).update(model(), windows(8), seed=1)
     with pytest.raises(TrainingError):
-        learner(threads=threads + 1).update(model(), without_labels(windows()), seed=1)
-    assert torch.get_num_threads() == threads
+        learner().update(model(), without_labels(windows(8)), seed=1)
+    assert torch.get_num_threads() == other_threads
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -105,18 +114,16 @@ def test_gaps_and_missing_lags_are_no_reason_to_fail():
 
 
 def test_some_windows_hide_their_role_and_the_rest_keep_it():
-    from forecast.windows import transform
-
     champion = model()
-    batch = transform(windows(400), champion.spec.window)
+    batch = lessons(windows(400), champion.spec.window)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         training_loss(champion.network, batch, champion.spec.quantiles)
-    hidden = batch.encoder_cat[:, 0, 0] == 0
+    hidden = batch.windows.encoder_cat[:, 0, 0] == 0
     assert 0 < hidden.sum() < 60
-    assert (batch.encoder_cat[hidden] == 0).all()
-    assert (batch.decoder_cat[hidden] == 0).all()
-    assert (batch.decoder_cat[~hidden] == 1).all()
+    assert (batch.windows.encoder_cat[hidden] == 0).all()
+    assert (batch.windows.decoder_cat[hidden] == 0).all()
+    assert (batch.windows.decoder_cat[~hidden] == 1).all()
 
 
 @pytest.mark.parametrize("wrong", [{"learning_rate": 0}, {"epochs": 0}, {"threads": 0}])

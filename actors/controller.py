@@ -102,9 +102,9 @@ class Controller:
     def _next(self, status: BufferStatus) -> int | None:
         """The slot to step now, or None.
 
-        Before the first model, and up to what the champion was trained on by hand, nothing is of
-        record: steps skip to the newest closed slot, but never past the one at which the first model
-        becomes due.
+        Before the first model, and up to what a champion trained by hand has seen, nothing is of
+        record: steps skip to the newest closed slot, but never past the one at which the first
+        model becomes due.
         """
         closed, last = status.closed_slot, self._state.slot
         if closed is None or status.first_slot is None or (last is not None and closed <= last):

@@ -50,10 +50,17 @@ def fleet(ray_cluster, tmp_path_factory):
         assert time.monotonic() < deadline, status
     for _ in session.stream(REPLAY.start_slot, REPLAY.start_slot + 30):
         pass
+    while _behind(status := session.client.status()):
+        assert time.monotonic() < deadline, status
     yield session
     session.client.close()
     serve.delete("fleetcast-served")
     topology.stop(config)
+
+
+def _behind(status) -> bool:
+    """Whether the newest closed slot is not published yet."""
+    return status["forecast"]["slot"] != status["buffer"]["closed_slot"]
 
 
 @pytest.fixture

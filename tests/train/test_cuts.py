@@ -252,11 +252,15 @@ def test_the_spread_is_unknown_before_an_hour_of_values():
     assert not math.isnan(spread_of(buffer, BEGIN + 30)[0])
 
 
-def test_all_windows_of_a_draw_share_the_spread_of_one_hour():
-    buffer = filled()
-    raw = buffer.draw(as_of=END - 5, hours=24, count=50, seed=1, holdout_hours=2)
-    of_a = raw.spread[[name == "a" for name in raw.servers]]
-    assert (of_a == spread_of(buffer, END - 5)).all()
+def test_a_draw_and_a_holdout_share_one_spread_from_before_what_is_held_out():
+    buffer, per_hour = filled(), 3600 // STEP_S
+    drawn = buffer.draw(as_of=END - 5, hours=24, count=50, seed=1, holdout_hours=2)
+    last = END - 5 - 2 * per_hour - 2 * buffer.fleet(END).horizon
+    of_a = drawn.spread[[name == "a" for name in drawn.servers]]
+    assert (of_a == spread_of(buffer, last)).all()
+    held = buffer.holdout(as_of=END - 5, hours=2, every=1)
+    of_a = held.spread[[name == "a" for name in held.servers]]
+    assert (of_a == spread_of(buffer, END - 5 - 2 * per_hour)).all()
 
 
 WRITES = st.lists(

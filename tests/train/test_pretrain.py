@@ -84,7 +84,8 @@ def test_progress_is_told_after_every_step():
     assert all(loss > 0 for *_, loss in told)
 
 
-def test_a_bar_is_drawn_only_when_asked_for(capsys):
+def test_a_bar_is_drawn_only_when_asked_for(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     trained(max_steps=2)
     assert capsys.readouterr() == ("", "")
     trained(max_steps=2, progress="bar")

@@ -137,3 +137,9 @@ def test_every_package_is_pinned_to_a_version_any_index_can_serve() -> None:
     needed = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     pinned = {pin.split("==")[0].lower() for pin in pins}
     assert {re.split(r"[\[<>=]", name)[0] for name in needed} <= pinned
+
+
+def test_the_map_names_every_file_and_no_other() -> None:
+    text = (ROOT / "docs" / "map.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^\| \[`([^`]+)`\]", text, flags=re.MULTILINE))
+    assert named == {str(path) for path in sources() if path.name != "__init__.py"}

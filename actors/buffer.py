@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from forecast.baselines import BaselineTables
+from forecast.record import ServerStatus
 from forecast.schema import SampleBlock
 from forecast.windows import RawWindows
-from train.buffer import AppendReport, Buffer, BufferStatus, ServerState
+from train.buffer import AppendReport, Buffer, BufferStatus
 
 
 class BufferActor:
@@ -52,7 +53,7 @@ class BufferActor:
         """Clock, counts and sizes."""
         return self._buffer.status()
 
-    async def servers(self, slot: int | None = None) -> tuple[ServerState, ...]:
+    async def servers(self, slot: int | None = None) -> tuple[ServerStatus, ...]:
         """Lifecycle of every server as of a slot."""
         return self._buffer.servers(slot)
 

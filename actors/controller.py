@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from actors.settings import Settings
 from actors.state import ControllerState, Pending, StateFile
 from forecast.errors import ArtifactError, FleetcastError
 from forecast.members import SEASONAL_NAIVE, Members, blocks_of_record
-from forecast.record import CHAMPION, ServerStatus, Snapshot
+from forecast.record import CHAMPION, Snapshot
 from train.buffer import BufferStatus
 from train.gate import decide
 from train.trainer import BaseJob, Result, UpdateJob
@@ -258,7 +258,7 @@ class Controller:
         await self._refresh_members()
         raw = await self._buffer.fleet.remote(slot)
         known = {state.name: state for state in await self._buffer.servers.remote(slot)}
-        servers = tuple(ServerStatus(**asdict(known[name])) for name in raw.servers)
+        servers = tuple(known[name] for name in raw.servers)
         ready = np.array(
             [one.state in _FORECASTABLE and one.missing_slots == 0 for one in servers], dtype=bool
         )

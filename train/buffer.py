@@ -21,16 +21,16 @@ from numpy.typing import NDArray
 from forecast.baselines import BaselineTables, residual_tables
 from forecast.clock import slots_per_day
 from forecast.errors import StateError, UnknownServer
+from forecast.record import ServerStatus
 from forecast.schema import SampleBlock, Schema
 from forecast.storage import DISK, Disk
 from forecast.windows import RawWindows
 from train import snapshot
 from train.cuts import Cutter
 from train.intake import AppendReport, Intake
-from train.roster import ServerState
 from train.segments import SegmentLog
 
-__all__ = ["AppendReport", "Buffer", "BufferStatus", "ServerState"]
+__all__ = ["AppendReport", "Buffer", "BufferStatus"]
 
 log = logging.getLogger("fleetcast.buffer")
 
@@ -170,7 +170,7 @@ class Buffer:
             requests=len(self._reports),
         )
 
-    def servers(self, slot: int | None = None) -> tuple[ServerState, ...]:
+    def servers(self, slot: int | None = None) -> tuple[ServerStatus, ...]:
         """Every server seen by `slot` (the clock's when None) and its state then, by name."""
         slot = self._intake.clock.slot if slot is None else slot
         return () if slot is None else self._intake.roster.states(slot)

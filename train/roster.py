@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from forecast.clock import Life, life, missing_slots, slots_per_day
+from forecast.clock import life, missing_slots, slots_per_day
+from forecast.record import ServerStatus
 from forecast.schema import ServerInfo
 from train.grid import Grid
 
@@ -17,22 +17,6 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 _NEVER = -1
-
-
-@dataclass(frozen=True, slots=True)
-class ServerState:
-    """A server as of a slot."""
-
-    name: str
-    role: str
-    timezone: str
-    state: Life
-    first_slot: int
-    """First seen in this life."""
-    last_slot: int
-    """Last seen, as of the slot asked for."""
-    missing_slots: int
-    """Slots still to come until it has a whole context; 0 when it has."""
 
 
 class Roster:
@@ -153,7 +137,7 @@ class Roster:
         self.last[row] = _NEVER
         self.floor[row] = floor
 
-    def states(self, slot: int) -> tuple[ServerState, ...]:
+    def states(self, slot: int) -> tuple[ServerStatus, ...]:
         """Every server seen by `slot`, by name, as it stood then; later slots are not read."""
         names = [name for name in self.names() if self.first[self._rows[name]] <= slot]
         rows = self.rows(names)
@@ -164,9 +148,9 @@ class Roster:
             for name, last, gone in zip(names, lasts, missed, strict=True)
         )
 
-    def _state(self, name: str, slot: int, *, last: int, missed: int) -> ServerState:
+    def _state(self, name: str, slot: int, *, last: int, missed: int) -> ServerStatus:
         first, info = int(self.first[self._rows[name]]), self._infos[name]
-        return ServerState(
+        return ServerStatus(
             name=name,
             role=info.role,
             timezone=info.timezone,

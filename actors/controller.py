@@ -72,6 +72,11 @@ class Controller:
         """The state after the last finished step."""
         return self._state
 
+    @property
+    def training(self) -> asyncio.Future[Any] | None:
+        """The training under way; None when there is none."""
+        return self._training
+
     async def catch_up(self, status: BufferStatus) -> int:
         """Run every step that is due; the number of steps done."""
         await self._refresh_members()

@@ -82,6 +82,61 @@ async def test_a_loop_that_stops_anywhere_within_a_step_goes_on_as_if_it_had_not
     await fleet.close()
 
 
+async def test_an_update_is_judged_once_even_if_its_verdict_comes_when_it_is_ready(
+    tmp_path, monkeypatch
+):
+    """Stopped right after each verdict, with updates that take effect whenever they are done."""
+    config = small_config(tmp_path, REPLAY, when_late="continue")
+    real = LocalHandle.__getattr__
+    stops = []
+
+    def stopping(handle, name):
+        method = real(handle, name)
+        if name in ("promote", "reject"):
+
+            async def then_stop(*args, **kwargs):
+                await method.remote(*args, **kwargs)
+                stops.append(name)
+                raise _Stopped(name)
+
+            return type("Stops", (), {"remote": staticmethod(then_stop)})
+        return method
+
+    fleet = LocalFleet(config, now=lambda: 0.0)
+    for request_id, block in blocks(REPLAY, slots=60):
+        await fleet.buffer.append.remote(request_id, block)
+        status = await fleet.buffer.status.remote()
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalHandle, "__getattr__", stopping)
+            try:
+                await fleet.controller.catch_up(status)
+            except _Stopped:
+                await fleet.close()
+                fleet = LocalFleet(config, now=lambda: 0.0)
+        await fleet.controller.catch_up(await fleet.buffer.status.remote())
+        if (training := fleet.controller.training) is not None:
+            await asyncio.wait([training])
+    judged = [update.update_id for update in await fleet.registry.updates.remote(100)]
+    assert len(stops) == len(judged) == len(set(judged)) >= 2
+    assert fleet.controller.state.pending is None or fleet.controller.last_failure is None
+    await fleet.close()
+
+
+async def test_a_first_training_that_fails_says_why_and_the_baselines_go_on(tmp_path):
+    config = small_config(tmp_path, REPLAY, update_frequency_minutes=1440)
+    # Due after seven hours, of which the gate holds back six: nothing is left to train on.
+    training = config.training.model_copy(update={"bootstrap_hours": 7})
+    fleet = LocalFleet(config.model_copy(update={"training": training}), now=lambda: 0.0)
+    for request_id, block in blocks(REPLAY, slots=0)[:3]:
+        await fleet.append(request_id, block)
+    assert "0 training" in fleet.controller.last_failure
+    assert fleet.controller.state.pending is None
+    snapshot = await fleet.ledger.latest.remote()
+    assert snapshot.version is None
+    assert set(snapshot.served) == {"seasonal_naive"}
+    await fleet.close()
+
+
 async def test_before_the_first_model_the_baselines_answer_and_nothing_is_of_record(tmp_path):
     fleet = LocalFleet(small_config(tmp_path, REPLAY), now=lambda: 0.0)
     for request_id, block in blocks(REPLAY, slots=0)[:4]:

@@ -129,9 +129,10 @@ class Controller:
         """Start what is due, conclude what has come to its slot."""
         slot = state.slot
         assert slot is not None
-        if state.last_update_slot is None and self._members.champion is not None:
-            # A base that was trained by hand: its first update comes a full period from now.
-            state = replace(state, last_update_slot=slot)
+        if state.pending is None and slot <= self._learned_to:
+            # A base that was trained by hand has seen this: its first update comes a full period
+            # after what it knows.
+            return replace(state, last_update_slot=slot)
         if state.pending is None and (pending := await self._due(state)) is not None:
             log.info("%s is due", pending.update_id, extra={"update_id": pending.update_id})
             state = replace(state, pending=pending, last_update_slot=slot)
@@ -157,6 +158,8 @@ class Controller:
         slot, settings = state.slot, self.settings
         assert slot is not None
         last = state.last_update_slot
+        if last is None and self._members.champion is not None:
+            last = self._learned_to
         if last is not None and slot - last < settings.update_every:
             return None
         if not self._members.complete:
@@ -164,9 +167,8 @@ class Controller:
             if status.first_slot is None or slot < status.first_slot + settings.bootstrap:
                 return None
             return Pending("base", f"base-{slot}", slot, slot + settings.latency, None)
-        if not settings.learning:
+        if not settings.learning or last is None:
             return None
-        assert last is not None
         fresh = await self._buffer.new_rows_since.remote(last, slot)
         if fresh < settings.min_samples:
             return None

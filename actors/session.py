@@ -23,6 +23,7 @@ from forecast.errors import TrainingError
 
 _BOARD_EVERY_S = 2.0
 _READY_POLL_S = 0.2
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,18 +176,19 @@ def _progress(console: Console) -> Progress:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM ends a run the way Ctrl-C does; both end it quietly."""
+    """SIGTERM and a closed terminal end a run the way Ctrl-C does; all end it quietly."""
 
     def interrupt(_signal: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = [signal.signal(number, interrupt) for number in _ENDS]
     try:
         yield
     except KeyboardInterrupt:
         return
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(_ENDS, before, strict=True):
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -196,7 +198,7 @@ def _stopped(embedded: Embedded, console: Console) -> Iterator[None]:
         yield
     finally:
         console.print("stopping")
-        ignored = (signal.SIGINT, signal.SIGTERM)
+        ignored = (signal.SIGINT, *_ENDS)
         before = [signal.signal(number, signal.SIG_IGN) for number in ignored]
         try:
             embedded.stop()

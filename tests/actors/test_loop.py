@@ -7,9 +7,10 @@ import dataclasses
 
 import pytest
 
+from actors.jobs import train_base
 from actors.local import LocalFleet, LocalHandle
 from actors.state import ControllerState, Pending, StateFile
-from forecast.errors import StateError
+from forecast.errors import RegistryError, StateError
 from tests.actors.scenario import blocks, outcome_of, play, small_config, small_replay
 
 REPLAY = small_replay()
@@ -134,6 +135,29 @@ async def test_a_first_training_that_fails_says_why_and_the_baselines_go_on(tmp_
     snapshot = await fleet.ledger.latest.remote()
     assert snapshot.version is None
     assert set(snapshot.served) == {"seasonal_naive"}
+    await fleet.close()
+
+
+async def test_a_base_trained_by_hand_serves_and_is_never_scored_on_what_it_has_seen(tmp_path):
+    config = small_config(tmp_path, REPLAY)
+    config.panel_dir.mkdir(parents=True)
+    version, report = train_base(config, REPLAY, progress="none")
+    assert version == 1
+    assert report["reasons"] == ("first model: there is no champion to compare with",)
+    with pytest.raises(RegistryError, match="could not be fair"):
+        train_base(config, REPLAY, progress="none")
+    fleet = LocalFleet(config, now=lambda: 0.0)
+    made = blocks(REPLAY, slots=30)
+    for request_id, block in made[:8]:
+        await fleet.append(request_id, block)
+    assert (await fleet.ledger.latest.remote()).version == 1
+    assert (await fleet.ledger.counts.remote())["issued_blocks"] == 0
+    for request_id, block in made[8:]:
+        await fleet.append(request_id, block)
+    updates = await fleet.registry.updates.remote(100)
+    assert [update.update_id.split("-")[0] for update in updates] == ["update", "train"]
+    assert updates[0].slot > updates[1].slot + 24
+    assert (await fleet.ledger.counts.remote())["issued_blocks"] > 0
     await fleet.close()
 
 

@@ -12,12 +12,12 @@ ARGS ?=
 STREAM = $(if $(DATA),--data "$(DATA)") $(if $(TARGETS),--targets "$(TARGETS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check smoke clean .venv
+.PHONY: help run test check smoke smoke-job chaos bench-model clean .venv
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z.]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo '  run and smoke take DATA=file.parquet TARGETS=column,column; run, test and smoke take ARGS="..."'
+	@echo '  run and smoke take DATA=file.parquet TARGETS=column,column; run, test, smoke, smoke-job and chaos take ARGS="..."'
 
 run: .venv/stamp  ## the demo fleet (or your DATA): train, serve, stream, learn; Ctrl-C stops it
 	@$(BIN)/fleetcast run --config configs/laptop.toml $(STREAM) $(ARGS)
@@ -33,6 +33,15 @@ check: .venv/stamp  ## format, lint, types, import rules
 
 smoke: .venv/stamp  ## the whole way unattended, from empty state; the last line is its JSON result
 	@$(BIN)/python -m bench.smoke $(STREAM) $(ARGS)
+
+smoke-job: .venv/stamp  ## Ray's own commands: a head, a training job, two deploys; JSON result
+	@$(BIN)/python -m bench.smoke_job $(ARGS)
+
+chaos: .venv/stamp  ## kill -9 over everything under load, on two Ray nodes; JSON result
+	@$(BIN)/python -m bench.chaos $(ARGS)
+
+bench-model: .venv/stamp  ## the fast network against pytorch-forecasting's, side by side; JSON result
+	@$(BIN)/python -m bench.model $(ARGS)
 
 clean:  ## remove caches and .fleetcast, the demo's state (keeps .venv)
 	rm -rf .fleetcast .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build lightning_logs

@@ -15,14 +15,19 @@ from typing import Any, ParamSpec
 
 import click
 import httpx
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from actors.options import REPLAY, STATE_DIR, with_options
 from connect import replay
 from connect.replay import Replay
 from connect.stream import Client
+from forecast.config import Config
 from forecast.config_files import Loaded, load
 from forecast.errors import ConfigError, DataError, FleetcastError
+from forecast.http.tokens import Token
+from forecast.plan import NEEDS, Plan, shown
 
 P = ParamSpec("P")
 
@@ -61,22 +66,13 @@ def main(verbose: bool) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING)
 
 
-def _data_options(command: Callable[P, None]) -> Callable[P, None]:
-    """The options that say which data and which config a command works on."""
-    options = [
-        click.option("--config", "configs", multiple=True, type=click.Path(path_type=Path)),
-        click.option("--data", type=click.Path(path_type=Path), help="Your own parquet or csv."),
-        click.option("--targets", default="", help="Columns to forecast, comma-separated."),
-        click.option("--servers", type=int, help="Use only so many servers of the file."),
-        click.option("--days", type=float, help="Use only so many days of the file."),
-        click.option("--history-days", type=float, help="How much of it is history."),
-        click.option("--seed", type=int, default=7, show_default=True),
-        click.option("--state-dir", type=click.Path(path_type=Path), help="Where state is kept."),
-        click.option("--port", type=int, help="Port of the API."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+_data_options = with_options(
+    click.option("--config", "configs", multiple=True, type=click.Path(path_type=Path)),
+    *REPLAY,
+    STATE_DIR,
+    click.option("--port", type=int, help="Port of the API."),
+)
+"""The options that say which data and which config a command works on."""
 
 
 def plan_replay(
@@ -92,15 +88,9 @@ def plan_replay(
     port: int | None = None,
 ) -> tuple[Loaded, Replay]:
     """The config and the data of a run; raises ConfigError or DataError."""
-    if data is None:
-        if targets or servers is not None or days is not None:
-            raise ConfigError("--targets, --servers and --days go with --data")
-        chosen = replay.demo(seed=seed, history_days=round(history_days or 14))
-    else:
-        names = tuple(name.strip() for name in targets.split(",") if name.strip())
-        chosen = replay.from_file(
-            data, targets=names, servers=servers, days=days, history_days=history_days
-        )
+    chosen = replay.choose(
+        data, targets, servers=servers, days=days, history_days=history_days, seed=seed
+    )
     overrides: dict[str, Any] = {}
     if state_dir is not None:
         overrides["state_dir"] = str(state_dir)
@@ -136,11 +126,87 @@ def run(max_speed: float, slots: int | None, dashboard: bool, **options: Any) ->
 @_exits
 def train(**options: Any) -> None:
     """Train a base model from the history and register it; the API need not run."""
-    from actors.jobs import train_base
+    from actors.offline import train_base
 
     loaded, chosen = plan_replay(options.pop("configs"), **options)
     version, report = train_base(loaded.config, chosen, progress="bar")
     click.echo(json.dumps({"version": version, **report}, default=str))
+
+
+@main.command()
+@_data_options
+@click.option("--measure", is_flag=True, help="Time the network on this machine first.")
+@click.option("--json", "as_json", is_flag=True, help="Flat JSON instead of a table.")
+@_exits
+def plan(measure: bool, as_json: bool, **options: Any) -> None:
+    """What a full fleet of this config needs; exit code 1 when that is above its [limits]."""
+    from actors import plan as planning
+
+    config = _planned(options.pop("configs"), **options)
+    found = planning.plan_of(config, planning.measure(config) if measure else None)
+    if as_json:
+        click.echo(json.dumps(found.to_json()))
+    else:
+        Console().print(_needs(found))
+    if over := found.over():
+        _fail("\n".join(over), 1)
+
+
+def _planned(configs: tuple[Path, ...], **options: Any) -> Config:
+    """The config of the files alone where they say all, else with what the data says too."""
+    if configs and not any(value for name, value in options.items() if name != "seed"):
+        try:
+            return load(configs).config
+        except ConfigError:
+            return plan_replay(configs, **options)[0].config  # or it says what is wrong
+    return plan_replay(configs, **options)[0].config
+
+
+def _needs(plan: Plan) -> Table:
+    """Each need with its limit, then where it goes, the largest part first."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("need", "part", "where"):
+        table.add_column(name, no_wrap=True)
+    for name in ("amount", "limit"):
+        table.add_column(name, justify="right", min_width=6)
+    for need in NEEDS:
+        limit = plan.limits.get(need)
+        table.add_section()
+        table.add_row(need, "", "", shown(plan.total(need)), "" if limit is None else shown(limit))
+        parts = sorted((item for item in plan.items if item.need == need), key=lambda i: -i.amount)
+        for item in parts:
+            table.add_row("", item.what, item.where, shown(item.amount), "")
+    return table
+
+
+@main.group(name="deploy")
+def deploy_group() -> None:
+    """The deploy file."""
+
+
+@deploy_group.command("check")
+@click.argument("file", type=click.Path(path_type=Path))
+@_exits
+def deploy_check(file: Path) -> None:
+    """Refuse what Serve would ignore or what would not start: unknown keys, configs, addresses."""
+    from actors.deploy_file import check
+
+    names = [config.fleet for config in check(file).fleets]
+    click.echo(f"{file}: ok, fleets: {', '.join(names)}")
+
+
+@main.command()
+@click.argument("name")
+@click.option("--scope", "scopes", multiple=True, required=True, help="One or more of them.")
+@click.option("--file", type=click.Path(path_type=Path), help="The token file to add it to.")
+@_exits
+def token(name: str, scopes: tuple[str, ...], file: Path | None) -> None:
+    """Make a bearer token. It is shown once, on stdout; the token file holds only its hash."""
+    made = Token.make(name, scopes)
+    if file is not None:
+        made.append(file)
+    click.echo(made.secret)
+    click.echo(made.entry() if file is None else f"added to {file}", err=True)
 
 
 @main.group(name="config")
@@ -164,7 +230,7 @@ def _client_options(command: Callable[P, None]) -> Callable[P, None]:
 
 
 def _get(url: str, token: str | None, path: str) -> Any:
-    client = Client(url, token=token, patience_s=0.0)
+    client = Client.from_environment(url, token=token, patience_s=0.0)
     try:
         return client.get(path)
     finally:

@@ -15,61 +15,97 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+)
 from ray.serve.handle import DeploymentHandle
 
-from actors import handles, telemetry
+from actors import exposure, handles, logs, telemetry
+from actors.appends import Appends
+from actors.forecaster import Forecaster
+from actors.plan import refuse
 from forecast.config import Config
-from forecast.config_files import load
-from forecast.errors import ArtifactError, Busy, UnknownVersion
+from forecast.config_files import load_args
+from forecast.errors import Busy, StateError
 from forecast.http.api import IngestAnswer
 from forecast.http.auth import Guard
 from forecast.http.ingest import Parser
 from forecast.http.routes import make_app
+from forecast.in_flight import InFlight
 from forecast.record import Snapshot
 from forecast.windows import RawWindows
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from forecast.members import Request
-
 log = logging.getLogger("fleetcast.serve")
 
 _POLL_S = 10.0
+_UNAVAILABLE = (
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+    RayActorError,
+)
+_MOST_PARSING = 2
+"""Bodies parsed at once: what one becomes meanwhile is much larger than itself."""
 
 
-def build(args: Config | Mapping[str, str]) -> serve.Application:
+def build(args: Config | Mapping[str, Any]) -> serve.Application:
     """The application of one fleet: `serve run serve_app:build config=configs/node.toml`.
 
-    Raises ConfigError when the config is wrong or would leave the API open to strangers.
+    Arguments of a deploy file: `config`, a path or several, later ones over earlier ones;
+    `overrides`, keys over those of the files; `revision`, any text. Serve redeploys what has other
+    arguments than before: a file that changed under the same name needs another revision.
+
+    Raises ConfigError when the config is wrong, needs more than its limits, or would leave the API
+    open to strangers: all before anything starts.
     """
-    config = args if isinstance(args, Config) else load([Path(args["config"])]).config
-    Guard.from_config(config.serve)  # refuse before anything starts
+    config = args if isinstance(args, Config) else load_args(args).config
+    Guard.from_config(config.serve)
+    refuse(config)
     sizes = config.serve
+    # A new replica starts, and is up to date, before an old one stops: no request waits for it.
+    surge = 100
+    logging_config = {"encoding": "JSON", "enable_access_log": False}
     light = {"num_cpus": 0.05}
     forecaster = serve.deployment(
         num_replicas=sizes.forecaster_replicas,
         max_ongoing_requests=4 * sizes.forecaster_max_batch,
-        ray_actor_options={"num_cpus": 0.1},
+        max_queued_requests=16 * sizes.forecaster_max_batch,
+        ray_actor_options={"num_cpus": 0.1, "num_gpus": sizes.forecaster_gpus},
+        max_surge_percent=surge,
+        logging_config=logging_config,
     )(Forecaster)
     ingest = serve.deployment(
-        max_ongoing_requests=8, max_queued_requests=64, ray_actor_options=light
+        max_ongoing_requests=8,
+        max_queued_requests=64,
+        max_surge_percent=surge,
+        ray_actor_options=light,
+        logging_config=logging_config,
     )(Ingest)
     bootstrap = serve.deployment(
-        num_replicas=1, max_constructor_retry_count=2, ray_actor_options={"num_cpus": 0}
+        num_replicas=1,
+        max_constructor_retry_count=2,
+        ray_actor_options={"num_cpus": 0},
+        health_check_period_s=5,
+        logging_config=logging_config,
     )(Bootstrap)
     gateway = serve.deployment(
         name="Gateway",
         num_replicas=sizes.gateway_replicas,
         max_ongoing_requests=sizes.max_ongoing_requests,
         ray_actor_options=light,
+        max_surge_percent=surge,
+        logging_config=logging_config,
     )(serve.ingress()(Gateway))
     return gateway.bind(
         config, ingest.bind(config), forecaster.bind(config), bootstrap.bind(config)
@@ -82,122 +118,73 @@ class Bootstrap:
     def __init__(self, config: Config) -> None:
         from actors import topology  # training code: never imported by the serving processes
 
+        logs.configure(config.fleet, config.panel.name, "bootstrap")
+        self._fleet, self._panel = config.fleet, config.panel.name
         topology.ensure(config)
+
+    def check_health(self) -> None:
+        """Fail when an actor is gone for good: Serve then starts another Bootstrap, which makes it.
+
+        Ray restarts an actor whose process died, but not one whose constructor failed.
+        """
+        gone = [role for role in handles.ROLES if not handles.find(self._fleet, self._panel, role)]
+        if gone:
+            raise StateError(f"the {gone[0]} is gone")
 
 
 class Ingest:
     """Rows in: validated here, kept by the buffer, acknowledged after it kept them."""
 
     def __init__(self, config: Config) -> None:
+        logs.configure(config.fleet, config.panel.name, "ingest")
         self._parser = Parser.from_config(config)
-        self._actors = handles.Actors(config.fleet, config.panel.name)
+        self._parsing = asyncio.Semaphore(_MOST_PARSING)
+        actors = handles.Actors(config.fleet, config.panel.name)
+        self._appends = Appends(
+            partial(actors.ask, handles.BUFFER, "append", timeout_s=None),
+            limit_bytes=config.serve.max_ingest_mb_in_flight << 20,
+        )
 
     async def ingest(
         self, body: bytes, content_type: str, content_encoding: str, request_id: str
     ) -> IngestAnswer:
         """Parse, validate and append one request."""
-        parsed = await asyncio.to_thread(self._parser.parse, body, content_type, content_encoding)
-        report = await self._actors.ask(handles.BUFFER, "append", request_id, parsed.block)
+        async with self._parsing:
+            parsed = await asyncio.to_thread(
+                self._parser.parse, body, content_type, content_encoding
+            )
+        report = await self._appends.append(request_id, parsed.block)
         return self._parser.answer(parsed, report)
 
 
-class Forecaster:
-    """Computes forecasts by the champion or any kept version, in batches.
+class Gateway:
+    """The HTTP side: answers from the published snapshot, forwards what needs work.
 
-    A new champion is loaded beside the one that serves, proved by its probe, then swapped in.
+    A replica is ready when it has the snapshot of this moment, or knows that there is none yet.
     """
 
-    def __init__(self, config: Config) -> None:
-        from forecast.members import Members  # imports torch, which the other replicas do without
-
-        self._members = Members(
-            schema=config.panel.schema_of(),
-            context=config.panel.context_slots,
-            horizon=config.panel.horizon_slots,
-            levels=config.panel.quantiles,
-        )
-        self._actors = handles.Actors(config.fleet, config.panel.name)
-        self._loading = asyncio.Lock()
-        batched = serve.batch(
-            max_batch_size=config.serve.forecaster_max_batch, batch_wait_timeout_s=0.002
-        )
-        self._predict_batch = batched(self._predict_all)
-        self._watching = asyncio.get_running_loop().create_task(self._watch())
-
-    async def forecast(self, raw: RawWindows, version: int | None) -> tuple[int, np.ndarray]:
-        """The version that answered and its quantiles [N, H, T, Q], natural units.
-
-        Raises UnknownVersion when there is no such version, or no champion yet.
-        """
-        chosen = self._members.champion if version is None else version
-        if chosen is None:
-            raise UnknownVersion("no champion yet")
-        async with self._loading:
-            if not self._members.loaded(chosen):
-                artifact = await self._actors.ask(handles.REGISTRY, "load", chosen)
-                await asyncio.to_thread(self._members.load, chosen, artifact)
-            request = self._members.request(raw, chosen)
-        values: np.ndarray = await self._predict_batch(request)
-        return chosen, values
-
-    async def champion(self) -> int | None:
-        """The version loaded as champion."""
-        return self._members.champion
-
-    async def _predict_all(self, requests: list[Request]) -> list[np.ndarray]:
-        return await asyncio.to_thread(self._members.predict, requests)
-
-    async def _watch(self) -> None:
-        """Follow the registry; without an answer go on with the last good version."""
-        seen = -1
-        refused: set[int] = set()
-        while True:
-            try:
-                pulled = await self._actors.ask(
-                    handles.REGISTRY, "wait_newer", seen, _POLL_S, tuple(refused),
-                    timeout_s=2 * _POLL_S,
-                )  # fmt: skip
-                if pulled is not None:
-                    state, servable = pulled
-                    if not await self._follow(servable):
-                        refused.add(servable.version)
-                        continue
-                    seen = state.revision
-            except Exception as error:  # whatever it is, this replica must go on following
-                log.warning("registry: %s: %s", type(error).__name__, error)
-                await asyncio.sleep(1.0)
-
-    async def _follow(self, servable: Any) -> bool:
-        """Load a version beside the serving one and swap; False when it cannot be loaded."""
-        try:
-            async with self._loading:
-                await asyncio.to_thread(self._members.load, servable.version, servable.artifact)
-                self._members.swap(servable.version)
-        except ArtifactError as error:
-            log.error("version %s refused: %s", servable.version, error)
-            return False
-        return True
-
-
-class Gateway:
-    """The HTTP side: answers from the published snapshot, forwards what needs work."""
-
-    def __init__(
+    async def __init__(  # type: ignore[misc]
         self,
         config: Config,
         ingest: DeploymentHandle[Any],
         forecaster: DeploymentHandle[Any],
         bootstrap: DeploymentHandle[Any],
     ) -> None:
+        logs.configure(config.fleet, config.panel.name, "gateway")
         self._config = config
         self._ingest, self._forecaster = ingest, forecaster
         self._bootstrap = bootstrap  # never called: binding it makes it part of the application
         self._actors = handles.Actors(config.fleet, config.panel.name)
+        self._bodies = InFlight(config.serve.max_ingest_mb_in_flight << 20)
         self._snapshot: Snapshot | None = None
-        self._watching = asyncio.get_running_loop().create_task(self._watch())
+        await handles.first(self._pull)
+        # Without an answer it goes on with the last snapshot.
+        following = handles.follow(handles.LEDGER, partial(self._pull, _POLL_S))
+        self._watching = asyncio.get_running_loop().create_task(following)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         guard = Guard.from_config(self._config.serve)
+        exposure.check(self._config.serve, exposure.exposure())
         return make_app(
             self,
             guard,
@@ -214,7 +201,7 @@ class Gateway:
         """Quantiles of these windows by a version, None for the champion."""
         try:
             answer: tuple[int, np.ndarray] = await self._forecaster.forecast.remote(raw, version)
-        except (BackPressureError, RayActorError) as error:
+        except _UNAVAILABLE as error:
             raise Busy("the forecaster cannot answer now", retry_after_s=2) from error
         return answer
 
@@ -229,11 +216,13 @@ class Gateway:
         self, body: bytes, content_type: str, content_encoding: str, request_id: str
     ) -> IngestAnswer:
         """Rows in; raises Busy when too much is waiting already."""
+        request_id = request_id or uuid.uuid4().hex
         try:
-            answer: IngestAnswer = await self._ingest.ingest.remote(
-                body, content_type, content_encoding, request_id or uuid.uuid4().hex
-            )
-        except (BackPressureError, RayActorError) as error:
+            with self._bodies.holding(len(body)):
+                answer: IngestAnswer = await self._ingest.ingest.remote(
+                    body, content_type, content_encoding, request_id
+                )
+        except _UNAVAILABLE as error:
             raise Busy("ingest is full or restarting", retry_after_s=1) from error
         return answer
 
@@ -262,17 +251,9 @@ class Gateway:
 
     async def status(self) -> Mapping[str, Any]:
         """Where the system stands, actor by actor; null where one does not answer."""
-        parts = {
-            handles.BUFFER: "status",
-            handles.LEDGER: "counts",
-            handles.TRAINER: "progress",
-            handles.CONTROLLER: "status",
-            handles.REGISTRY: "summary",
-        }
-        answers = await asyncio.gather(*(self._part(role, name) for role, name in parts.items()))
-        return telemetry.status(
-            self._config, self._snapshot, dict(zip(parts, answers, strict=True))
-        )
+        answers = await asyncio.gather(*(self._part(*call) for call in telemetry.PARTS.values()))
+        parts = dict(zip(telemetry.PARTS, answers, strict=True))
+        return telemetry.status(self._config, self._snapshot, parts)
 
     async def metrics(self) -> str:
         """The same as Prometheus text."""
@@ -281,20 +262,15 @@ class Gateway:
     async def _part(self, role: str, method: str) -> Any:
         try:
             return await self._actors.ask(role, method, timeout_s=3.0)
-        except Busy:
+        except Exception as error:  # one part that fails must not take the others' numbers away
+            log.warning("%s.%s: %s: %s", role, method, type(error).__name__, error)
             return None
 
-    async def _watch(self) -> None:
-        """Follow the published snapshot; without one, answer from the last."""
-        while True:
-            seen = None if self._snapshot is None else self._snapshot.revision
-            try:
-                newer = await self._actors.ask(
-                    handles.LEDGER, "wait_newer", seen, _POLL_S, timeout_s=2 * _POLL_S
-                )
-            except Exception as error:  # whatever it is, this replica must go on following
-                log.warning("ledger: %s: %s", type(error).__name__, error)
-                await asyncio.sleep(1.0)
-                continue
-            if newer is not None:
-                self._snapshot = newer
+    async def _pull(self, wait_s: float = 0.0) -> None:
+        """Take over the published snapshot when it is another one than the last."""
+        seen = None if self._snapshot is None else self._snapshot.revision
+        newer = await self._actors.ask(
+            handles.LEDGER, "wait_newer", seen, wait_s, timeout_s=2 * _POLL_S
+        )
+        if newer is not None:
+            self._snapshot = newer

@@ -5,17 +5,24 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import ray
+
 from actors.settings import Settings
 from forecast.config import Config
 
 _MIB = 1 << 20
 
 
+def _owner(config: Config) -> str:
+    """Whose the state is, as a lock tells others."""
+    return f"fleet {config.fleet}"
+
+
 def registry(config: Config) -> dict[str, Any]:
     """Constructor arguments of RegistryActor."""
     return {
         "audit_dir": config.panel_dir / "audit",
-        "owner": f"fleet {config.fleet}",
+        "owner": _owner(config),
         "storage": config.artifacts_dir,
         "panel": config.panel.name,
         "keep_versions": config.online_learning.keep_model_versions,
@@ -24,8 +31,8 @@ def registry(config: Config) -> dict[str, Any]:
     }
 
 
-def buffer(config: Config) -> dict[str, Any]:
-    """Constructor arguments of BufferActor."""
+def stream(config: Config) -> dict[str, Any]:
+    """Constructor arguments of the plain buffer."""
     return {
         "directory": config.panel_dir / "buffer",
         "schema": config.panel.schema_of(),
@@ -40,10 +47,22 @@ def buffer(config: Config) -> dict[str, Any]:
     }
 
 
+def buffer(config: Config) -> dict[str, Any]:
+    """Constructor arguments of BufferActor: of the buffer, and what guards it."""
+    return {
+        **stream(config),
+        "owner": _owner(config),
+        "learning_free_bytes": config.limits.learning_free_mb * _MIB,
+        "ingest_free_bytes": config.limits.ingest_free_mb * _MIB,
+    }
+
+
 def ledger(config: Config) -> dict[str, Any]:
     """Constructor arguments of LedgerActor."""
     return {
         "path": config.panel_dir / "ledger.sqlite",
+        "owner": _owner(config),
+        "acknowledge": config.buffer.acknowledge,
         "targets": config.panel.targets,
         "levels": config.panel.quantiles,
         "horizon": config.panel.horizon_slots,
@@ -78,6 +97,27 @@ def trainer(config: Config) -> dict[str, Any]:
             "gradient_clip": online.gradient_clip_val,
             "threads": base.threads,
         },
+        "device": config.trainer.device,
+        "precision": config.trainer.precision,
+        "workers": _workers(config) if config.trainer.workers else None,
+    }
+
+
+def with_workers(given: dict[str, Any], config: Config) -> dict[str, Any]:
+    """The trainer's arguments for a job, which always trains on Ray Train workers."""
+    return {**given, "workers": _workers(config)}
+
+
+def _workers(config: Config) -> dict[str, Any]:
+    """Fields of `train.distributed.Workers`, plain so that they travel and compare."""
+    asked = config.trainer
+    return {
+        "least": max(1, asked.workers),
+        "most": asked.max_workers,
+        "cpus": asked.cpus_per_worker,
+        "device": asked.device,
+        "precision": asked.precision,
+        "storage": str((config.panel_dir / "train").resolve()),
     }
 
 
@@ -94,6 +134,8 @@ def settings(config: Config) -> Settings:
         bootstrap=round(config.training.bootstrap_hours * slots_per_hour),
         base_windows=config.training.windows,
         update_every=max(1, online.update_frequency_minutes * 60 // config.panel.step),
+        retrain_every=round(online.retrain_interval_hours * slots_per_hour),
+        lookback_hours=online.lookback_days * 24,
         min_samples=online.min_samples_for_update,
         window_hours=online.sliding_window_hours,
         windows_per_update=online.windows_per_update,
@@ -109,3 +151,10 @@ def settings(config: Config) -> Settings:
 def controller(config: Config) -> dict[str, Any]:
     """Constructor arguments of ControllerActor, but for the handles."""
     return {"settings": settings(config), "state_path": config.panel_dir / "state.json"}
+
+
+def trainer_resources(config: Config) -> dict[str, float]:
+    """What the trainer asks of the cluster; `auto` takes a GPU only where there is one now."""
+    device = config.trainer.device
+    wanted = device == "gpu" or (device == "auto" and ray.cluster_resources().get("GPU", 0) >= 1)
+    return {"num_cpus": 1.0, "num_gpus": 1.0 if wanted else 0.0}

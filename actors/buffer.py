@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from actors.commits import Commits
 from forecast.baselines import BaselineTables
+from forecast.errors import Busy, StateError
+from forecast.free_space import FreeSpace
 from forecast.record import ServerStatus
 from forecast.schema import SampleBlock
+from forecast.storage import HANDOVER_S, OwnerLock
 from forecast.windows import RawWindows
 from train.buffer import AppendReport, Buffer, BufferStatus
+
+log = logging.getLogger("fleetcast.buffer")
+
+_REPAIR_EVERY_S = 5.0
 
 
 class BufferActor:
@@ -22,15 +34,52 @@ class BufferActor:
     acknowledged survives a crash: the constructor, which Ray runs again, reads snapshot and log.
     """
 
-    def __init__(self, **settings: Any) -> None:
-        self._buffer = Buffer(**settings)
+    def __init__(
+        self,
+        *,
+        directory: Path,
+        owner: str,
+        learning_free_bytes: int = 0,
+        ingest_free_bytes: int = 0,
+        **settings: Any,
+    ) -> None:
+        self._lock = OwnerLock(directory / "owner.lock", owner, patience_s=HANDOVER_S)
+        try:
+            self._buffer = Buffer(directory=directory, **settings)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._space = FreeSpace(
+            directory, learning_bytes=learning_free_bytes, ingest_bytes=ingest_free_bytes
+        )
+        self._commits = Commits(self._buffer.sync)
+        self._repair_at = 0.0
+        self._told = self._buffer.closed_slot
+        self._ingested = {"appends": 0, "accepted": 0, "rejected": 0}
         self._moved = asyncio.Condition()
 
     async def append(self, request_id: str, block: SampleBlock) -> AppendReport:
-        """Log, then keep, a block of samples; a repeated request id changes nothing."""
-        before = self._buffer.status().closed_slot
-        report = self._buffer.append(request_id, block)
-        if report.closed_slot != before:
+        """Log, then keep, a block of samples; a repeated request id changes nothing.
+
+        Returns when they are durable; appends that wait at the same time share one sync. Raises
+        Busy when there is too little free space, and StateError when the log cannot be written or
+        another owner has come.
+        """
+        self._lock.check()
+        self._space.check_ingest()
+        self._repair()
+        try:
+            report = self._buffer.write(request_id, block)
+            if not self._buffer.settled:
+                await self._commits.wait()
+        except StateError as error:
+            log.error("request %s is not kept: %s", request_id, error)
+            raise
+        self._ingested["appends"] += 1
+        self._ingested["accepted"] += report.accepted
+        self._ingested["rejected"] += len(report.rejected)
+        if self._buffer.closed_slot != self._told:
+            self._told = self._buffer.closed_slot
             async with self._moved:
                 self._moved.notify_all()
         return report
@@ -39,19 +88,26 @@ class BufferActor:
         """Status as soon as a slot later than `seen` is closed, or after the timeout."""
 
         def moved() -> bool:
-            closed = self._buffer.status().closed_slot
+            closed = self._buffer.closed_slot
             return closed is not None and (seen is None or closed > seen)
 
         async with self._moved:
             try:
                 await asyncio.wait_for(self._moved.wait_for(moved), timeout_s)
             except TimeoutError:
-                return self._buffer.status()
-        return self._buffer.status()
+                return self._status()
+        return self._status()
 
     async def status(self) -> BufferStatus:
         """Clock, counts and sizes."""
-        return self._buffer.status()
+        return self._status()
+
+    async def numbers(self) -> dict[str, Any]:
+        """The status and what came in since this process started, retries too, for telemetry.
+
+        Plain values: whoever reads them needs no training code.
+        """
+        return {**asdict(self._status()), **self._ingested}
 
     async def servers(self, slot: int | None = None) -> tuple[ServerStatus, ...]:
         """Lifecycle of every server as of a slot."""
@@ -89,4 +145,25 @@ class BufferActor:
 
     async def close(self) -> None:
         """Flush and let go of the files."""
-        self._buffer.close()
+        try:
+            self._buffer.close()
+        finally:
+            self._lock.release()
+
+    def _status(self) -> BufferStatus:
+        return replace(
+            self._buffer.status(),
+            free_bytes=self._space.free_bytes(),
+            may_learn=self._space.may_learn(),
+        )
+
+    def _repair(self) -> None:
+        """After a failed sync, make sure of everything anew before the next request."""
+        if not self._buffer.stopped:
+            return
+        now = time.monotonic()
+        if now < self._repair_at:
+            raise Busy("the buffer cannot write now", retry_after_s=round(_REPAIR_EVERY_S))
+        self._repair_at = now + _REPAIR_EVERY_S
+        self._buffer.recover()
+        log.warning("the log goes on: all that was kept is in a new snapshot")

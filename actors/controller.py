@@ -23,14 +23,13 @@ from typing import Any
 
 import numpy as np
 
+from actors.learning import Learning
 from actors.settings import Settings
-from actors.state import ControllerState, Pending, StateFile
-from forecast.errors import ArtifactError, FleetcastError
+from actors.state import ControllerState, StateFile
+from forecast.errors import ArtifactError, StateError
 from forecast.members import SEASONAL_NAIVE, Members, blocks_of_record
 from forecast.record import CHAMPION, Snapshot
 from train.buffer import BufferStatus
-from train.gate import decide
-from train.trainer import BaseJob, Result, UpdateJob
 
 log = logging.getLogger("fleetcast.controller")
 
@@ -54,17 +53,16 @@ class Controller:
         now: Callable[[], float],
     ) -> None:
         self._buffer, self._ledger = buffer, ledger
-        self._trainer, self._registry = trainer, registry
+        self._registry = registry
         self._members, self.settings, self._now = members, settings, now
+        self._learning = Learning(
+            buffer=buffer, trainer=trainer, registry=registry, members=members, settings=settings
+        )
         self._file = state
         self._state = state.load()
-        self.last_failure: str | None = None
-        """Why the last update failed; None once one did not."""
         self._published: int | None = None
-        self._learned_to = -1
         self._revision = -1
         self._refused: set[int] = set()
-        self._training: asyncio.Future[Any] | None = None
         self._tables: tuple[int, Any] | None = None
 
     @property
@@ -75,10 +73,20 @@ class Controller:
     @property
     def training(self) -> asyncio.Future[Any] | None:
         """The training under way; None when there is none."""
-        return self._training
+        return self._learning.training
+
+    @property
+    def last_failure(self) -> str | None:
+        """Why the last training failed; None once one did not."""
+        return self._learning.last_failure
 
     async def catch_up(self, status: BufferStatus) -> int:
-        """Run every step that is due; the number of steps done."""
+        """Run every step that is due; the number of steps done.
+
+        Raises StateError when the buffer knows nothing of what was stepped: its state is missing,
+        and going on would quietly begin anew.
+        """
+        self._check_buffer(status)
         await self._refresh_members()
         await self._publish_again()
         done = 0
@@ -87,10 +95,19 @@ class Controller:
             done += 1
         return done
 
+    def _check_buffer(self, status: BufferStatus) -> None:
+        slot, known = self._state.slot, status.first_slot
+        if slot is not None and (known is None or known > slot):
+            raise StateError(
+                f"slot {slot} was stepped, but the buffer "
+                f"{'is empty' if known is None else f'begins at slot {known}'}: is its folder the "
+                f"right one, and mounted? To begin anew, remove {self._file}"
+            )
+
     async def step(self, slot: int) -> None:
         """One slot: score, learn, issue, commit, publish."""
         await self._score(slot)
-        state = await self._learn(replace(self._state, slot=slot))
+        state = await self._learning.step(replace(self._state, slot=slot))
         snapshot = await self._issue(slot)
         self._commit(state)
         await self._ledger.publish.remote(snapshot)
@@ -117,125 +134,13 @@ class Controller:
         if self._members.champion is None and self._state.pending is None:
             due = status.first_slot + self.settings.bootstrap
         else:
-            due = self._learned_to + 1
+            due = self._learning.learned_to + 1
         if last is not None and last >= due - 1:
             return last + 1
         return min(closed, due)
 
     async def _score(self, slot: int) -> None:
         await self._ledger.score.remote(slot, self._buffer.actuals.remote(slot))
-
-    async def _learn(self, state: ControllerState) -> ControllerState:
-        """Start what is due, conclude what has come to its slot."""
-        slot = state.slot
-        assert slot is not None
-        if state.pending is None and slot <= self._learned_to:
-            # A base that was trained by hand has seen this: its first update comes a full period
-            # after what it knows.
-            return replace(state, last_update_slot=slot)
-        if state.pending is None and (pending := await self._due(state)) is not None:
-            log.info("%s is due", pending.update_id, extra={"update_id": pending.update_id})
-            state = replace(state, pending=pending, last_update_slot=slot)
-        if state.pending is None:
-            return state
-        if await self._registry.verdict.remote(state.pending.update_id) is not None:
-            # Judged in a step that was cut short after the verdict: once is enough.
-            self._training = None
-            return replace(state, pending=None)
-        work = self._work(state.pending)
-        late = self.settings.when_late == "continue" and not work.done()
-        if slot < state.pending.effect_slot or late:
-            return state
-        try:
-            await self._conclude(state.pending, slot, await work)
-        except (FleetcastError, ValueError, RuntimeError) as error:
-            await self._give_up(state.pending, slot, error)
-        finally:
-            self._training = None
-        return replace(state, pending=None)
-
-    async def _due(self, state: ControllerState) -> Pending | None:
-        slot, settings = state.slot, self.settings
-        assert slot is not None
-        last = state.last_update_slot
-        if last is None and self._members.champion is not None:
-            last = self._learned_to
-        if last is not None and slot - last < settings.update_every:
-            return None
-        if not self._members.complete:
-            status = await self._buffer.status.remote()
-            if status.first_slot is None or slot < status.first_slot + settings.bootstrap:
-                return None
-            return Pending("base", f"base-{slot}", slot, slot + settings.latency, None)
-        if not settings.learning or last is None:
-            return None
-        fresh = await self._buffer.new_rows_since.remote(last, slot)
-        if fresh < settings.min_samples:
-            return None
-        parent = self._members.champion
-        return Pending("update", f"update-{slot}", slot, slot + settings.latency, parent)
-
-    def _work(self, pending: Pending) -> asyncio.Future[Any]:
-        """The training of a pending update; submitted again after a restart."""
-        if self._training is None:
-            self._training = asyncio.ensure_future(self._train(pending))
-        return self._training
-
-    async def _train(self, pending: Pending) -> Any:
-        settings, slot = self.settings, pending.asked_slot
-        seed = settings.seed + slot
-        draw = {"as_of": slot, "seed": seed, "holdout_hours": settings.holdout_hours}
-        if pending.kind == "base":
-            windows = self._buffer.draw.remote(
-                hours=settings.history_hours, count=settings.base_windows, **draw
-            )
-            validation = self._holdout(slot)
-            job = BaseJob(pending.update_id, slot, settings.seed)
-            return await self._trainer.train_base.remote(job, windows, validation)
-        assert pending.parent is not None
-        windows = self._buffer.draw.remote(
-            hours=settings.window_hours, count=settings.windows_per_update, **draw
-        )
-        update = UpdateJob(pending.update_id, slot, seed, pending.parent)
-        champion = self._registry.load.remote(pending.parent)
-        return await self._trainer.update.remote(update, champion, windows)
-
-    def _holdout(self, slot: int) -> Any:
-        settings = self.settings
-        return self._buffer.holdout.remote(
-            as_of=slot, hours=settings.holdout_hours, every=settings.horizon
-        )
-
-    async def _give_up(self, pending: Pending, slot: int, error: Exception) -> None:
-        """An update that failed is put on record; the champion goes on."""
-        self.last_failure = f"{pending.update_id} failed: {error}"
-        log.warning("%s", self.last_failure)
-        detail = {"update_id": pending.update_id, "reason": str(error)}
-        await self._registry.note.remote("update_failed", slot=slot, detail=detail)
-
-    async def _conclude(self, pending: Pending, slot: int, result: Result) -> None:
-        """Gate the challenger and put the verdict on record."""
-        champion = None if pending.parent is None else self._registry.load.remote(pending.parent)
-        known, scores = await self._trainer.judge.remote(
-            result.artifact, champion, self._holdout(slot)
-        )
-        decision = decide(known, scores, validate=self.settings.validate)
-        report = {
-            **decision.report,
-            "training": dict(result.report),
-            "asked_slot": pending.asked_slot,
-            "effect_slot": slot,
-            "parent": pending.parent,
-        }
-        record = {"slot": slot, "update_id": pending.update_id, "reasons": decision.reasons}
-        version = await self._registry.register.remote(
-            result.artifact, update_id=pending.update_id, slot=slot
-        )
-        verdict = self._registry.promote if decision.promote else self._registry.reject
-        await verdict.remote(version, who="gate", report=report, **record)
-        self.last_failure = None
-        said = "promoted" if decision.promote else "rejected"
-        log.info("%s %s: %s", pending.update_id, said, "; ".join(decision.reasons))
 
     async def _refresh_members(self) -> None:
         """Load what should serve beside the old version and swap.
@@ -255,8 +160,7 @@ class Controller:
                 continue
             self._members.swap(servable.version)
             self._revision = state.revision
-            lineage = servable.artifact.manifest.get("lineage", {})
-            self._learned_to = int(lineage.get("slot", -1))
+            self._learning.champion_is(servable.artifact.manifest.get("lineage", {}))
             return
 
     async def _issue(self, slot: int) -> Snapshot:
@@ -280,7 +184,7 @@ class Controller:
             ready=ready,
         )
         champion = self._members.champion
-        if champion is not None and slot > self._learned_to:
+        if champion is not None and slot > self._learning.learned_to:
             # A step done again keeps what was issued first, whatever came in late since.
             blocks = await self._ledger.issue.remote(blocks) or blocks
         served = [CHAMPION if champion is not None and good else SEASONAL_NAIVE for good in ready]

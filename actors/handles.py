@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
 
 import ray
 
 from forecast.errors import Busy
+
+log = logging.getLogger("fleetcast.handles")
 
 REGISTRY, BUFFER, LEDGER, TRAINER, CONTROLLER = (
     "registry",
@@ -53,9 +57,17 @@ class Actors:
         self._known: dict[str, Any] = {}
 
     async def ask(
-        self, role: str, method: str, *args: Any, timeout_s: float = _TIMEOUT_S, **kwargs: Any
+        self,
+        role: str,
+        method: str,
+        *args: Any,
+        timeout_s: float | None = _TIMEOUT_S,
+        **kwargs: Any,
     ) -> Any:
-        """Call an actor's method; raises Busy while the actor cannot answer."""
+        """Call an actor's method; raises Busy while the actor cannot answer.
+
+        `timeout_s` None waits for as long as it takes.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 if role not in self._known:
@@ -67,3 +79,30 @@ class Actors:
             # Made anew under the same name: look it up again next time.
             self._known.pop(role, None)
             raise Busy(f"the {role} is restarting", retry_after_s=5) from error
+
+
+async def first(pull: Callable[[], Awaitable[None]], *, patience_s: float = 60.0) -> None:
+    """Pull once, with patience for actors that are still starting, before a replica is ready.
+
+    When none answers for so long the replica starts all the same: a fallback is better than nobody.
+    """
+    try:
+        async with asyncio.timeout(patience_s):
+            while True:
+                try:
+                    return await pull()
+                except Busy as error:
+                    log.info("not yet: %s", error)
+                    await asyncio.sleep(0.2)
+    except TimeoutError:
+        log.warning("no actor answered within %d s; going on without", patience_s)
+
+
+async def follow(role: str, pull: Callable[[], Awaitable[None]]) -> NoReturn:
+    """Pull from an actor again and again; each pull waits for news by itself."""
+    while True:
+        try:
+            await pull()
+        except Exception as error:  # whatever it is, this replica must go on following
+            log.warning("%s: %s: %s", role, type(error).__name__, error)
+            await asyncio.sleep(1.0)

@@ -1,95 +1,227 @@
-"""Work that is asked for by hand: a base model from history, without a running fleet."""
+"""Work for a cluster, asked for by hand: `ray job submit ... -- python -m actors.jobs COMMAND`.
+
+    pretrain    a model from a file's, the demo fleet's or the running fleet's history
+    retrain     the same from the last `lookback_days` of the running fleet, as its controller does
+    backtest    a replay through the production controller, scored; it changes no fleet
+
+Both trainings run on Ray Train workers, are judged by the gate and registered with the fleet's
+RegistryActor. The last line on stdout is one JSON object. Exit codes: 0 ok, 1 refused or failed,
+2 usage or config.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
+import sys
 import time
-from collections.abc import Iterator
-from itertools import islice
-from typing import Any, Literal
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, Literal, ParamSpec
 
-from actors import arguments
+import click
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from actors import arguments, handles, topology
+from actors.offline import History, history_of, train_and_judge
+from actors.options import REPLAY, STATE_DIR, with_options
+from actors.trainer import make_trainer
+from connect import replay
 from connect.replay import Replay
-from forecast.audit import AuditLog
 from forecast.config import Config
-from forecast.errors import RegistryError
-from forecast.registry import Registry
-from forecast.schema import validate_rows
-from forecast.storage import OwnerLock
-from train.buffer import Buffer
-from train.gate import decide
-from train.trainer import BaseJob, Trainer
+from forecast.config_files import load
+from forecast.errors import ConfigError, DataError, FleetcastError, StateError
 
-_CHUNK_ROWS = 5000
+P = ParamSpec("P")
+
+_ANSWER_S = 120.0
+_NICE = 10
 
 
-def train_base(
-    config: Config, replay: Replay, *, progress: Literal["bar", "none"]
-) -> tuple[int | None, dict[str, Any]]:
-    """Train on the replay's history and register what the gate accepts.
+class Caller:
+    """An actor's handle as a plain object: each method waits for its answer.
 
-    Returns the version, None when the gate refused, and the report. Raises StateError while a
-    running fleet owns the registry, TrainingError when there is too little history.
+    Raises what the method raised, StateError when the actor does not answer.
     """
-    config.panel_dir.mkdir(parents=True, exist_ok=True)
-    given = arguments.registry(config)
-    folder, owner = given.pop("audit_dir"), given.pop("owner")
-    with OwnerLock(config.panel_dir / "owner.lock", owner) as lock:
-        registry = Registry(audit=AuditLog(folder), lock=lock, **given)
-        return _train(registry, config, replay, progress)
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._handle, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return ray.get(method.remote(*args, **kwargs), timeout=_ANSWER_S)
+            except RayTaskError as error:
+                raise error.cause from error
+            except (RayActorError, GetTimeoutError) as error:
+                raise StateError(f"{name}: the actor does not answer: {error}") from error
+
+        return call
 
 
-def _train(
-    registry: Registry, config: Config, replay: Replay, progress: Literal["bar", "none"]
-) -> tuple[int | None, dict[str, Any]]:
-    with_history = {**arguments.buffer(config), "directory": None}
-    buffer = Buffer(**with_history)
-    fill(buffer, config, replay)
-    given = arguments.trainer(config)
-    given["base"]["progress"] = progress
-    trainer = Trainer(**given)
-    settings = arguments.settings(config)
-    slot = buffer.status().closed_slot
-    assert slot is not None, "a replay has a history"
-    holdout = buffer.holdout(as_of=slot, hours=settings.holdout_hours, every=settings.horizon)
-    champion = registry.state().champion
-    known = None if champion is None else registry.load(champion)
-    before_holdout = slot - settings.holdout_hours * settings.per_hour
-    if known is not None and known.manifest["lineage"]["slot"] > before_holdout:
-        raise RegistryError(
-            f"version {champion} has learned from slots after {before_holdout}, where the "
-            "comparison with it would begin: it could not be fair"
-        )
-    # With a champion to compare with, nothing of the comparison's windows may be seen before.
-    as_of = slot if known is None else before_holdout
-    draw = {"as_of": as_of, "seed": settings.seed, "holdout_hours": settings.holdout_hours}
-    validation = buffer.holdout(as_of=as_of, hours=settings.holdout_hours, every=settings.horizon)
-    windows = buffer.draw(hours=settings.history_hours, count=settings.base_windows, **draw)
-    update_id = f"train-{slot}-{int(time.time())}"
-    result = trainer.train_base(BaseJob(update_id, slot, settings.seed), windows, validation)
-    before, scores = trainer.judge(result.artifact, known, holdout)
-    decision = decide(before, scores, validate=settings.validate)
-    report = {**decision.report, "reasons": decision.reasons, "training": dict(result.report)}
-    version = registry.register(result.artifact, update_id=update_id, slot=slot)
-    verdict = registry.promote if decision.promote else registry.reject
-    verdict(
-        version,
-        slot=slot,
-        reasons=decision.reasons,
-        who="fleetcast train",
-        update_id=update_id,
-        report=report,
+def train(
+    config: Config, chosen: Replay | None, kind: Literal["base", "retrain"]
+) -> dict[str, Any]:
+    """Train on Ray Train workers, judge, and let the fleet's registry keep the verdict.
+
+    Reads the history of `chosen`, of the running fleet without it. Needs `ray.init`.
+    """
+    began = time.monotonic()
+    registry = Caller(topology.ensure_registry(config))
+    given = arguments.with_workers(arguments.trainer(config), config)
+    history: History = _running(config) if chosen is None else history_of(config, chosen)
+    version, promoted, report = train_and_judge(
+        registry,
+        history,
+        # It judges in this process, which has no GPU of its own; the workers take what is asked.
+        make_trainer(**{**given, "device": "cpu"}),
+        arguments.settings(config),
+        kind=kind,
+        who=f"job {'pretrain' if kind == 'base' else 'retrain'}",
     )
-    return version if decision.promote else None, report
+    return {
+        "version": version,
+        "promoted": promoted,
+        "reasons": list(report["reasons"]),
+        "kind": kind,
+        "slot": report["asked_slot"],
+        "steps": report["training"]["steps"],
+        "stopped_early": report["training"]["stopped_early"],
+        "validation_loss": report["training"]["validation_loss"],
+        "train_windows": report["training"]["train_windows"],
+        "relative_change": report["relative_change"],
+        "workers": [given["workers"]["least"], given["workers"]["most"]],
+        "seconds": round(time.monotonic() - began, 1),
+    }
 
 
-def fill(buffer: Buffer, config: Config, replay: Replay) -> None:
-    """Put a replay's history into a buffer, in event-time order."""
-    schema = config.panel.schema_of()
-    slots = replay.source.rows_by_slot(replay.first_slot, replay.start_slot)
-    rows: Iterator[Any] = (row for _, rows in slots for row in rows)
-    number = 0
-    while chunk := list(islice(rows, _CHUNK_ROWS)):
-        end_ms = replay.start_slot * schema.step_seconds * 1000
-        block, _ = validate_rows(chunk, schema, now_ms=end_ms, max_clock_skew_ms=0)
-        buffer.append(f"history-{number}", block)
-        number += 1
+def _running(config: Config) -> Any:
+    """The running fleet's buffer; raises StateError when there is none."""
+    buffer = handles.find(config.fleet, config.panel.name, handles.BUFFER)
+    if buffer is None:
+        raise StateError(
+            f"fleet {config.fleet} does not run here: deploy it, or give --data or --demo"
+        )
+    return Caller(buffer)
+
+
+def _exits(command: Callable[P, dict[str, Any]]) -> Callable[P, None]:
+    """Print the result as the last line; turn our errors into a message and an exit code."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            told = command(*args, **kwargs)
+        except (ConfigError, DataError) as error:
+            _fail(str(error), 2)
+        except (FleetcastError, RuntimeError, ConnectionError, RayError) as error:
+            _fail(str(error), 1)
+        else:
+            click.echo(json.dumps(told, default=str))
+            sys.exit(0 if told.get("promoted", True) else 1)
+
+    return run
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"fleetcast: {message}", err=True)
+    click.echo(json.dumps({"error": message}))
+    sys.exit(code)
+
+
+_options = with_options(
+    STATE_DIR,
+    click.option(
+        "--config",
+        "configs",
+        multiple=True,
+        required=True,
+        type=click.Path(path_type=Path),
+        help="A config file; later ones win.",
+    ),
+)
+"""Where the config comes from."""
+_data_options = with_options(
+    *REPLAY, click.option("--demo", is_flag=True, help="The demo fleet's history.")
+)
+
+
+def _chosen(data: Path | None, demo: bool, targets: str, **wishes: Any) -> Replay | None:
+    if data is not None and demo:
+        raise ConfigError("--data or --demo, not both")
+    if data is None and not demo:
+        if targets or any(wishes[name] is not None for name in ("servers", "days", "history_days")):
+            raise ConfigError("--targets, --servers, --days and --history-days go with data")
+        return None
+    return replay.choose(data, targets, **wishes)
+
+
+def _config(configs: tuple[Path, ...], state_dir: Path | None, chosen: Replay | None) -> Config:
+    overrides = {} if state_dir is None else {"state_dir": str(state_dir)}
+    data = None if chosen is None else chosen.config()
+    return load(configs, data=data or {}, overrides=overrides).config
+
+
+def _connect(config: Config) -> None:
+    """Join the cluster this job runs on; its own process gives way to Serve."""
+    if not config.state_dir.is_absolute():
+        raise ConfigError(
+            f"state_dir is {config.state_dir}: a job runs in a folder of its own, so it needs an "
+            "absolute one, from the config or as --state-dir"
+        )
+    os.nice(_NICE)
+    # What workers print must not come after this command's last line.
+    ray.init(address="auto", log_to_driver=False)
+
+
+@click.group()
+def main() -> None:
+    """Trainings and backtests on a Ray cluster."""
+
+
+@main.command()
+@_options
+@_data_options
+@_exits
+def pretrain(configs: tuple[Path, ...], state_dir: Path | None, **source: Any) -> dict[str, Any]:
+    """Train a model from history; without --data or --demo, the running fleet's."""
+    chosen = _chosen(**source)
+    config = _config(configs, state_dir, chosen)
+    _connect(config)
+    return train(config, chosen, "base")
+
+
+@main.command()
+@_options
+@_exits
+def retrain(configs: tuple[Path, ...], state_dir: Path | None) -> dict[str, Any]:
+    """Train anew on the last days of the running fleet."""
+    config = _config(configs, state_dir, None)
+    _connect(config)
+    return train(config, None, "retrain")
+
+
+@main.command()
+@_options
+@_data_options
+@click.option("--stream-days", type=click.FloatRange(min=0, min_open=True), default=3.0)
+@_exits
+def backtest(
+    configs: tuple[Path, ...], state_dir: Path | None, stream_days: float, **source: Any
+) -> dict[str, Any]:
+    """Replay data through the production controller and score it; no fleet is changed."""
+    from actors.backtest import backtest as play
+
+    chosen = _chosen(**source)
+    if chosen is None:
+        raise ConfigError("a backtest needs --data or --demo")
+    return asyncio.run(play(_config(configs, state_dir, chosen), chosen, stream_days=stream_days))
+
+
+if __name__ == "__main__":
+    main()

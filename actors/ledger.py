@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from actors import telemetry
+from forecast.clock import slots_per_day
 from forecast.ledger import AccuracyReport, Ledger, StepReport
 from forecast.record import ForecastBlock, Snapshot
+from forecast.storage import HANDOVER_S, OwnerLock
 
 
 class LedgerActor:
@@ -19,23 +23,34 @@ class LedgerActor:
     `accuracy`). Blocks, sums and the last snapshot survive a crash in one SQLite file.
     """
 
-    def __init__(self, **settings: Any) -> None:
-        self._ledger = Ledger(**settings)
+    def __init__(self, *, path: Path, owner: str, **settings: Any) -> None:
+        lock = path.with_name(f"{path.name}.lock")
+        self._lock = OwnerLock(lock, owner, patience_s=HANDOVER_S)
+        try:
+            self._ledger = Ledger(path=path, **settings)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._day = slots_per_day(settings["step_seconds"])
+        self._wql: tuple[int | None, dict[str, float]] = (None, {})
         self._published = asyncio.Condition()
 
     async def issue(self, blocks: Sequence[ForecastBlock]) -> tuple[ForecastBlock, ...] | None:
         """Keep forecasts of record; when the slot has some already, those, which stay."""
+        self._lock.check()
         if self._ledger.issue(blocks) == len(blocks):
             return None
         return self._ledger.blocks(blocks[0].slot)
 
     async def score(self, slot: int, actuals: tuple[tuple[str, ...], np.ndarray]) -> StepReport:
         """Join a slot's actuals with the forecasts made for it."""
+        self._lock.check()
         servers, values = actuals
         return self._ledger.score(slot, servers, values)
 
     async def publish(self, snapshot: Snapshot) -> None:
         """Make a snapshot the one that replicas read."""
+        self._lock.check()
         self._ledger.publish(snapshot)
         async with self._published:
             self._published.notify_all()
@@ -66,10 +81,24 @@ class LedgerActor:
         """The forecasts of record issued at a slot."""
         return tuple(self._ledger.blocks(slot))
 
-    async def counts(self) -> dict[str, int]:
-        """Rows kept, slots scored, for telemetry."""
-        return dict(self._ledger.counts())
+    async def counts(self) -> dict[str, Any]:
+        """Rows kept, slots scored, each member's lately pooled WQL, for telemetry."""
+        return {**self._ledger.counts(), "wql": self._lately()}
+
+    async def published(self) -> dict[str, Any] | None:
+        """What is said of the published snapshot, for telemetry."""
+        return telemetry.published(self._ledger.latest())
 
     async def close(self) -> None:
         """Let go of the file."""
         self._ledger.close()
+        self._lock.release()
+
+    def _lately(self) -> dict[str, float]:
+        """WQL by member since the begin of yesterday; read again when a slot was scored."""
+        through = self._ledger.scored_through
+        if through is not None and through != self._wql[0]:
+            report = self._ledger.accuracy(since_slot=through - self._day)
+            known = {one.member: one.pooled.wql for one in report.members}
+            self._wql = (through, {name: wql for name, wql in known.items() if wql is not None})
+        return self._wql[1]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from actors import handles
 from actors.controller import Controller
+from actors.ray_metrics import Publisher
 from actors.settings import Settings
 from actors.state import StateFile
+from actors.telemetry import Durations
 
 log = logging.getLogger("fleetcast.controller")
 
@@ -23,6 +27,7 @@ class ControllerActor:
 
     The loop starts in the constructor, which Ray runs again after a crash: nobody has to tell it
     to go on. A step that fails is logged, waited on and done again; serving goes on meanwhile.
+    Beside it a publisher shows where the fleet stands in Ray's metrics.
     """
 
     def __init__(
@@ -36,7 +41,8 @@ class ControllerActor:
         state_path: Path,
     ) -> None:
         self._buffer = buffer
-        self._controller = Controller(
+        self._controller = _Timed(
+            self._stepped,
             buffer=buffer,
             ledger=ledger,
             trainer=trainer,
@@ -49,7 +55,25 @@ class ControllerActor:
         self._steps = 0
         self._failures = 0
         self._error: str | None = None
+        self._took = Durations()
+        self._waited_s = 0.0
+        self._started_at = time.time()
+        self._publisher = Publisher(
+            head={
+                "fleet": settings.fleet,
+                "panel": settings.schema.panel,
+                "step_seconds": settings.schema.step_seconds,
+            },
+            actors={
+                handles.BUFFER: buffer,
+                handles.LEDGER: ledger,
+                handles.TRAINER: trainer,
+                handles.REGISTRY: registry,
+            },
+            own=self.status,
+        )
         self._loop = asyncio.get_running_loop().create_task(self._run())
+        self._publishing = asyncio.get_running_loop().create_task(self._publisher.run())
 
     async def status(self) -> dict[str, Any]:
         """Where the loop stands."""
@@ -62,23 +86,56 @@ class ControllerActor:
             "failures": self._failures,
             "error": self._error,
             "last_failure": self._controller.last_failure,
+            "step_duration": self._took.to_json(),
+            "waited_seconds": self._waited_s,
+            "started_at": self._started_at,
+            "restarts": dict(self._publisher.restarts),
         }
 
     async def close(self) -> None:
         """Stop stepping, between two steps or within one: a step cut short is done again."""
-        self._loop.cancel()
-        await asyncio.wait([self._loop])
+        tasks = (self._loop, self._publishing)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    async def _wait(self) -> Any:
+        """The buffer's status, once a slot is closed that is not stepped, or after a while."""
+        began = time.monotonic()
+        try:
+            return await self._buffer.wait_closed.remote(self._controller.state.slot, _POLL_S)
+        finally:
+            self._waited_s += time.monotonic() - began
+
+    def _stepped(self, seconds: float) -> None:
+        self._took.observe(seconds)
+        self._publisher.wake()
 
     async def _run(self) -> None:
         tries = 0
         while True:
             try:
-                status = await self._buffer.wait_closed.remote(self._controller.state.slot, _POLL_S)
+                status = await self._wait()
                 self._steps += await self._controller.catch_up(status)
                 tries, self._error = 0, None
             except Exception as error:  # the loop outlives whatever a step raises
-                log.exception("step failed; it will be done again")
+                after = {"after_slot": self._controller.state.slot}
+                log.exception("step failed; it will be done again", extra=after)
                 self._failures += 1
                 self._error = f"{type(error).__name__}: {error}"
                 await asyncio.sleep(_BACKOFF_S[min(tries, len(_BACKOFF_S) - 1)])
                 tries += 1
+
+
+class _Timed(Controller):
+    """A controller that tells how many seconds each step took."""
+
+    def __init__(self, stepped: Callable[[float], None], **parts: Any) -> None:
+        super().__init__(**parts)
+        self._stepped = stepped
+
+    async def step(self, slot: int) -> None:
+        """One slot; see `Controller.step`."""
+        began = time.monotonic()
+        await super().step(slot)
+        self._stepped(time.monotonic() - began)

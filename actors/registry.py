@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 from forecast.artifact import Artifact
 from forecast.audit import AuditLog
 from forecast.registry import Registry, RegistryState, Servable, UpdateRecord
-from forecast.storage import OwnerLock
+from forecast.storage import HANDOVER_S, OwnerLock
+
+log = logging.getLogger("fleetcast.registry")
 
 _ALL = 1_000_000
 
@@ -25,10 +28,16 @@ class RegistryActor:
     """
 
     def __init__(self, *, audit_dir: Path, owner: str, **settings: Any) -> None:
-        self._lock = OwnerLock(audit_dir.parent / "owner.lock", owner)
+        self._lock = OwnerLock(audit_dir.parent / "owner.lock", owner, patience_s=HANDOVER_S)
         self._registry = Registry(audit=AuditLog(audit_dir), lock=self._lock, **settings)
         self._changed = asyncio.Condition()
         self._verdicts = self._count()
+        state = self._registry.state()
+        log.info(
+            "the registry is open at revision %d",
+            state.revision,
+            extra={"revision": state.revision, "version": state.champion},
+        )
 
     async def state(self) -> RegistryState:
         """Aliases, versions and the revision."""
@@ -36,7 +45,12 @@ class RegistryActor:
 
     async def register(self, artifact: Artifact, *, update_id: str, slot: int) -> int:
         """Store an artifact; the same update id gives the same version."""
-        return self._registry.register(artifact, update_id=update_id, slot=slot)
+        before = self._registry.state().next_version
+        version = self._registry.register(artifact, update_id=update_id, slot=slot)
+        if version >= before:
+            said = {"update_id": update_id, "slot": slot, "version": version}
+            log.info("%s registered as version %d", update_id, version, extra=said)
+        return version
 
     async def promote(self, version: int, **record: Any) -> RegistryState:
         """Move the champion; one audit record holds the new state."""
@@ -50,9 +64,17 @@ class RegistryActor:
         """Record a challenger that the gate refused."""
         return await self._tell(self._registry.reject(version, **record))
 
-    async def note(self, kind: str, *, slot: int, detail: Mapping[str, Any]) -> None:
-        """Record any other event of the system."""
-        self._registry.note(kind, slot=slot, detail=detail, who="controller")
+    async def note(
+        self,
+        kind: str,
+        *,
+        detail: Mapping[str, Any],
+        slot: int | None = None,
+        who: str = "controller",
+        key: str | None = None,
+    ) -> None:
+        """Record any other event of the system; see `Registry.note`."""
+        self._registry.note(kind, slot=slot, detail=detail, who=who, key=key)
 
     async def load(self, version: int) -> Artifact:
         """A version's artifact, its checksums verified."""
@@ -93,7 +115,7 @@ class RegistryActor:
         return self._registry.updates(limit=limit, since_slot=since_slot)
 
     async def summary(self) -> dict[str, Any]:
-        """The champion and how many challengers were promoted and refused."""
+        """The champion, how many challengers were promoted and refused, the last verdict."""
         return {"champion": self._registry.state().champion, **self._verdicts}
 
     async def close(self) -> None:
@@ -106,6 +128,13 @@ class RegistryActor:
             self._changed.notify_all()
         return state
 
-    def _count(self) -> dict[str, int]:
-        seen = Counter(update.verdict for update in self._registry.updates(limit=_ALL))
-        return {"promoted": seen["promoted"], "rejected": seen["rejected"]}
+    def _count(self) -> dict[str, Any]:
+        updates = self._registry.updates(limit=_ALL)
+        seen = Counter(update.verdict for update in updates)
+        counts = {"promoted": seen["promoted"], "rejected": seen["rejected"]}
+        if not updates:
+            return {**counts, "last_update": None}
+        last = updates[0]
+        promoted = last.verdict == "promoted"
+        told = {"update_id": last.update_id, "slot": last.slot, "promoted": promoted}
+        return {**counts, "last_update": told}

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from actors.embedded import Embedded
+from actors.plan import refuse
 from connect.replay import Replay
 from connect.stream import Client, Feeder
 from connect.terminal import Board
@@ -82,10 +83,14 @@ class Session:
 def run_fleet(
     config: Config, replay: Replay, options: RunOptions, console: Console, app: Application
 ) -> None:
-    """Start, feed and show a fleet until the data, `options.slots` or Ctrl-C ends it."""
+    """Start, feed and show a fleet until the data, `options.slots` or Ctrl-C ends it.
+
+    Raises ConfigError before anything is started when the config needs more than its `[limits]`.
+    """
+    console.print(refuse(config).line(), soft_wrap=True, highlight=False)
     embedded = Embedded(config, app, dashboard=options.dashboard)
     with _interruptible(), _stopped(embedded, console):
-        client = Client(embedded.url)
+        client = Client.from_environment(embedded.url, ca_file=config.serve.tls_certificate)
         session = Session(client, replay)
         with _progress(console) as progress:
             _start(embedded, progress)

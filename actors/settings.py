@@ -22,6 +22,10 @@ class Settings:
     bootstrap: int
     base_windows: int
     update_every: int
+    retrain_every: int = 0
+    """0: no retrain by itself."""
+    lookback_hours: int = 0
+    """What a retrain reads."""
     min_samples: int
     window_hours: int
     windows_per_update: int

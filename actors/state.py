@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Literal
 
 from forecast.errors import StateError
-from forecast.storage import write_atomic
+from forecast.storage import DISK, Disk, write_atomic
 
 _FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """An update on its way: asked at one slot, taking effect at a later one."""
+    """A training on its way: asked at one slot, taking effect at a later one."""
 
-    kind: Literal["base", "update"]
+    kind: Literal["base", "update", "retrain"]
     update_id: str
     asked_slot: int
     effect_slot: int
@@ -26,18 +26,25 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class ControllerState:
-    """What step(s) needs of step(s-1)."""
+    """What step(s) needs of step(s-1). A file of before a field came has its default."""
 
     slot: int | None = None
     last_update_slot: int | None = None
+    """When any training was last asked for."""
     pending: Pending | None = None
+    last_full_slot: int | None = None
+    """When a training from nothing, base or retrain, was last asked for."""
 
 
 class StateFile:
     """Loads and saves the state at `path`; None keeps it in memory only."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, disk: Disk = DISK) -> None:
         self._path = path
+        self._disk = disk
+
+    def __str__(self) -> str:
+        return "the state in memory" if self._path is None else str(self._path)
 
     def load(self) -> ControllerState:
         """The last committed state, or a fresh one; raises StateError when it is damaged."""
@@ -56,4 +63,4 @@ class StateFile:
         """Replace the file, durably."""
         if self._path is not None:
             tree = {"format": _FORMAT, **asdict(state)}
-            write_atomic(self._path, json.dumps(tree, sort_keys=True).encode())
+            write_atomic(self._path, json.dumps(tree, sort_keys=True).encode(), disk=self._disk)

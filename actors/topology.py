@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,19 +20,21 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from actors import arguments, handles
+from actors import arguments, handles, logs
 from actors.buffer import BufferActor
 from actors.ledger import LedgerActor
 from actors.loop import ControllerActor
 from actors.registry import RegistryActor
 from actors.trainer import TrainerActor
 from forecast.config import Config
+from forecast.config_files import leaves
 from forecast.errors import StateError
 
 log = logging.getLogger("fleetcast.topology")
 
-_MIB = 1 << 20
 _START_S = 180
+_ANSWER_S = 60
+_CLOSE_S = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,41 +45,91 @@ class ActorSpec:
     actor: type
     arguments: Mapping[str, Any]
     num_cpus: float
-    memory_bytes: int
+    memory_mib: int
+    options: Mapping[str, Any]
+    num_gpus: float = 0.0
+
+    def digest(self, code: str) -> str:
+        """Of everything that decides how the actor behaves; handles to others do not."""
+        given = {key: value for key, value in self.arguments.items() if key not in handles.ROLES}
+        asked = [self.num_cpus, self.num_gpus, self.memory_mib, self.options]
+        said = repr([self.role, sorted(given.items()), asked, code])
+        return hashlib.sha256(said.encode()).hexdigest()
 
 
 def specs(config: Config) -> tuple[ActorSpec, ...]:
     """The actors of one fleet but the controller, which needs their handles."""
+    kept = _keeping(config)
     return (
-        ActorSpec(handles.REGISTRY, RegistryActor, arguments.registry(config), 0.1, 300 * _MIB),
-        ActorSpec(handles.BUFFER, BufferActor, arguments.buffer(config), 0.2, 600 * _MIB),
-        ActorSpec(handles.LEDGER, LedgerActor, arguments.ledger(config), 0.1, 400 * _MIB),
-        ActorSpec(handles.TRAINER, TrainerActor, arguments.trainer(config), 1.0, 2000 * _MIB),
+        ActorSpec(handles.REGISTRY, RegistryActor, arguments.registry(config), 0.1, 300, kept),
+        ActorSpec(handles.BUFFER, BufferActor, arguments.buffer(config), 0.15, 600, kept),
+        ActorSpec(handles.LEDGER, LedgerActor, arguments.ledger(config), 0.1, 400, kept),
+        # The trainer keeps nothing on disk: it may run wherever its device is.
+        ActorSpec(
+            handles.TRAINER,
+            TrainerActor,
+            arguments.trainer(config),
+            memory_mib=2000,
+            options={},
+            **arguments.trainer_resources(config),
+        ),
     )
 
 
-def ensure(config: Config) -> dict[str, Any]:
+def ensure(config: Config, *, who: str = "bootstrap") -> dict[str, Any]:
     """Make every actor of the fleet exist and answer; their handles by role.
 
-    An actor that runs with another configuration or code is closed and made anew from its state on
-    disk; then the controller is too, for it holds the others' handles. The registry comes first: it
-    takes the lock on the state. Raises StateError with the cause when one cannot start.
+    An actor that runs with another configuration or code is closed, which makes its state durable,
+    and made anew from it; the controller, which holds the others' handles, ends first and starts
+    last. Such a change goes on the audit record, with the keys that changed. Meanwhile the replicas
+    answer from memory. Raises StateError with the cause when an actor cannot start.
     """
-    config.panel_dir.mkdir(parents=True, exist_ok=True)
     code = _code()
-    registry, *others = specs(config)
-    found = [_ensure(config, registry, code)]
-    _wait(found)
-    found += [_ensure(config, spec, code) for spec in others]
-    _wait(found)
-    actors = {one.role: one.actor for one in found}
-    given = {**actors, **arguments.controller(config)}
-    controller = ActorSpec(handles.CONTROLLER, ControllerActor, given, 0.3, 1200 * _MIB)
-    if any(one.new for one in found):
-        _end_if_there(config, handles.CONTROLLER)
-    last = _ensure(config, controller, code)
-    _wait([last])
-    return {**actors, last.role: last.actor}
+    planned = specs(config)
+    running = {role: _running(config, role) for role in handles.ROLES}
+    wanted = {spec.role: spec.digest(code) for spec in planned}
+    # One that is not there counts too: whoever holds handles to the one before must let go of them.
+    anew = [role for role, digest in wanted.items() if _digest(running[role]) != digest]
+    actors = {role: found.actor for role, found in running.items() if found is not None}
+    last = _controller(config, {}).digest(code)  # handles are no part of it
+    if running[handles.CONTROLLER] is not None and (
+        anew or _digest(running[handles.CONTROLLER]) != last
+    ):
+        _end(actors.pop(handles.CONTROLLER), handles.CONTROLLER)
+        anew.append(handles.CONTROLLER)
+    for spec in reversed(planned):
+        if spec.role in anew and spec.role in actors:
+            log.info("the %s runs with another configuration or code; made anew", spec.role)
+            _end(actors.pop(spec.role), spec.role)
+    for spec in planned:
+        if spec.role not in actors:
+            actors[spec.role] = _make(config, spec, code)
+        if spec.role == handles.REGISTRY:
+            _wait({spec.role: actors[spec.role]})  # it takes the lock that the others rely on
+    _wait(actors)
+    if handles.CONTROLLER not in actors:
+        controller = _controller(config, {role: actors[role] for role in wanted})
+        actors[handles.CONTROLLER] = _make(config, controller, code)
+        _wait({handles.CONTROLLER: actors[handles.CONTROLLER]})
+    replaced = [role for role in anew if running[role] is not None]
+    if replaced:
+        _audit(config, actors[handles.REGISTRY], running, replaced, code, who)
+    return actors
+
+
+def ensure_registry(config: Config) -> Any:
+    """The registry alone, for a job that registers a version before the fleet is deployed.
+
+    One that is there is taken as it is: a job never changes what serves. Raises StateError when it
+    cannot start.
+    """
+    found = _running(config, handles.REGISTRY)
+    if found is not None:
+        return found.actor
+    registry = next(spec for spec in specs(config) if spec.role == handles.REGISTRY)
+    actor = _make(config, registry, _code())
+    _wait({handles.REGISTRY: actor})
+    return actor
 
 
 def stop(config: Config) -> None:
@@ -86,49 +139,114 @@ def stop(config: Config) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """An actor that was there, or that was just made."""
+class _Running:
+    """An actor that is there, and what it says of itself."""
 
-    role: str
     actor: Any
-    new: bool
+    said: Mapping[str, Any]
 
 
-def _ensure(config: Config, spec: ActorSpec, code: str) -> _Found:
-    digest = _digest(config, spec, code)
-    name = handles.actor_name(config.panel.name, spec.role)
-    actor = handles.find(config.fleet, config.panel.name, spec.role)
-    if actor is not None:
-        if ray.get(actor.identity.remote(), timeout=_START_S)["digest"] == digest:
-            return _Found(spec.role, actor, new=False)
-        log.info("%s runs with another configuration or code; made anew", name)
-        _end(actor, spec.role)
+def _running(config: Config, role: str) -> _Running | None:
+    actor = handles.find(config.fleet, config.panel.name, role)
+    if actor is None:
+        return None
+    try:
+        return _Running(actor, ray.get(actor.identity.remote(), timeout=_ANSWER_S))
+    except ray.exceptions.GetTimeoutError:
+        # It hangs, or waits for resources that never come: whatever it is, another must replace it.
+        return _Running(actor, {"digest": None, "code": None, "config": None})
+    except ray.exceptions.RayActorError:
+        return None  # it died while it started, for good: its name is free
+
+
+def _digest(running: _Running | None) -> str | None:
+    return None if running is None else running.said["digest"]
+
+
+def _controller(config: Config, actors: Mapping[str, Any]) -> ActorSpec:
+    given = {**actors, **arguments.controller(config)}
+    kept = _keeping(config)
+    return ActorSpec(handles.CONTROLLER, ControllerActor, given, 0.25, 1200, kept)
+
+
+def _make(config: Config, spec: ActorSpec, code: str) -> Any:
     options = {
-        "name": name,
+        "name": handles.actor_name(config.panel.name, spec.role),
         "namespace": handles.namespace(config.fleet),
         "lifetime": "detached",
         "max_restarts": -1,
         "max_task_retries": -1,
         "num_cpus": spec.num_cpus,
-        "memory": spec.memory_bytes,
+        "num_gpus": spec.num_gpus,
+        "memory": spec.memory_mib << 20,
         "max_concurrency": 1000,
+        **spec.options,
     }
-    shell: Any = ray.remote(_identified(spec.actor, digest))
-    return _Found(spec.role, shell.options(**options).remote(**spec.arguments), new=True)
+    said = {
+        "role": spec.role,
+        "digest": spec.digest(code),
+        "code": code,
+        "config": config.model_dump(mode="json"),
+    }
+    shell: Any = ray.remote(_identified(spec.actor, said))
+    try:
+        return shell.options(**options).remote(**spec.arguments)
+    except ValueError as error:
+        raise StateError(
+            f"the {spec.role} was just made by somebody else, a job or another deploy: try again"
+        ) from error
 
 
-def _wait(found: Sequence[_Found]) -> None:
+def _keeping(config: Config) -> dict[str, Any]:
+    """Options that hold an actor where its state is: a folder of one node is on that node only."""
+    if config.state_node == "any":
+        return {}
+    if config.state_node == "head":
+        # Ray gives each head this resource: the pin outlives the head it was made on.
+        return {"resources": {"node:__internal_head__": 0.001}}
+    return {"label_selector": dict(config.state_node)}
+
+
+def _audit(
+    config: Config,
+    registry: Any,
+    running: Mapping[str, _Running | None],
+    replaced: Sequence[str],
+    code: str,
+    who: str,
+) -> None:
+    """Put on record which actors were replaced, and which keys of the config had changed."""
+    before = [found.said for role in replaced if (found := running[role]) is not None]
+    now = leaves(config.model_dump(mode="json"))
+    changed: dict[str, Any] = {}
+    for said in before:
+        if said["config"] is None:
+            continue  # it did not answer
+        was = leaves(said["config"])
+        keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
+        changed.update((key, [was.get(key), now.get(key)]) for key in keys)
+    detail = {
+        "actors": sorted(replaced),
+        "config": changed,
+        "code": None if all(said["code"] in (code, None) for said in before) else code,
+    }
+    note = registry.note.remote("redeploy", detail=detail, who=who, key=uuid.uuid4().hex)
+    ray.get(note, timeout=_START_S)
+    log.info("redeployed %s", ", ".join(sorted(replaced)), extra=detail)
+
+
+def _wait(actors: Mapping[str, Any]) -> None:
     """Until every actor's constructor is through; raises StateError saying why one is not."""
-    for one in found:
+    for role, actor in actors.items():
         try:
-            ray.get(one.actor.identity.remote(), timeout=_START_S)
+            ray.get(actor.identity.remote(), timeout=_START_S)
         except ray.exceptions.GetTimeoutError as error:
             raise StateError(
-                f"the {one.role} did not start in {_START_S} s; does the cluster have the CPUs and "
-                "the memory it asks for?"
+                f"the {role} did not start in {_START_S} s; does the cluster have the CPUs, the "
+                "memory and, for state_node, the node it asks for?"
             ) from error
         except ray.exceptions.RayActorError as error:
-            raise StateError(f"the {one.role} cannot start: {error}") from error
+            raise StateError(f"the {role} cannot start: {error}") from error
 
 
 def _end_if_there(config: Config, role: str) -> None:
@@ -141,32 +259,36 @@ def _end(actor: Any, role: str) -> None:
     """Let an actor close its files, then end it for good."""
     if hasattr(actor, "close"):
         try:
-            ray.get(actor.close.remote(), timeout=30)
+            ray.get(actor.close.remote(), timeout=_CLOSE_S)
         except ray.exceptions.RayError as error:
             log.warning("%s did not close: %s", role, error)
     ray.kill(actor, no_restart=True)
 
 
-def _identified(actor: type, digest: str) -> type:
-    """The shell plus a method that says which configuration it runs with, and in which process."""
+def _identified(actor: type, said: Mapping[str, Any]) -> type:
+    """The shell plus a method that says what it was made from, and in which process it runs.
+
+    Its process logs as JSON lines that name fleet, panel and role, from the constructor on.
+    """
+    fleet, panel = said["config"]["fleet"], said["config"]["panel"]["name"]
+
+    def start(self: Any, **given: Any) -> None:
+        logs.configure(fleet, panel, said["role"])
+        actor.__init__(self, **given)  # type: ignore[misc]
 
     async def identity(self: Any) -> dict[str, Any]:
-        return {"digest": digest, "pid": os.getpid()}
+        return {**said, "pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
 
-    return type(actor.__name__, (actor,), {"identity": identity, "__doc__": actor.__doc__})
-
-
-def _digest(config: Config, spec: ActorSpec, code: str) -> str:
-    """Of everything that decides how the actor behaves."""
-    said = f"{spec.role} {config.model_dump_json()} {code}"
-    return hashlib.sha256(said.encode()).hexdigest()
+    made = {"__init__": start, "identity": identity, "__doc__": actor.__doc__}
+    return type(actor.__name__, (actor,), made)
 
 
 def _code() -> str:
-    """Of the code that the actors run."""
+    """Of the code that the actors run; the HTTP side is Serve's to redeploy."""
     digest = hashlib.sha256()
     root = Path(__file__).resolve().parent.parent
     for package in ("actors", "forecast", "train"):
         for path in sorted((root / package).rglob("*.py")):
-            digest.update(path.read_bytes())
+            if path.parent.name != "http":
+                digest.update(path.read_bytes())
     return digest.hexdigest()

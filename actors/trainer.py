@@ -3,13 +3,59 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
+from typing import Any, Literal
 
+import ray
+import torch
+
+from actors.telemetry import Durations
 from forecast.artifact import Artifact
 from forecast.windows import RawWindows
-from train.trainer import BaseJob, Result, Trainer, UpdateJob
+from train.steps import device_of
+from train.trainer import BaseJob, OnWorkers, Result, Trainer, UpdateJob
+
+_NICE = 10
+_TRIES = 2
+"""How often a training is done again whose process died: it may be what killed it."""
+
+
+def make_trainer(
+    *,
+    device: Literal["auto", "cpu", "gpu"],
+    workers: Mapping[str, Any] | None,
+    **settings: Any,
+) -> Trainer:
+    """A trainer on what was assigned to this process, and on Ray Train where `workers` say so.
+
+    Raises TrainingError when the device is `gpu` and there is none.
+    """
+    chosen = device_of(device, assigned_gpus(device))
+    return Trainer(device=chosen, on_workers=_on_workers(workers), **settings)
+
+
+def assigned_gpus(device: Literal["auto", "cpu", "gpu"]) -> list[str]:
+    """The GPUs of this process: Ray's word in an actor or task, the machine's outside of Ray.
+
+    Without Ray nobody assigns any, so `auto` takes none.
+    """
+    if ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE:
+        return list(ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
+    return [str(one) for one in range(torch.cuda.device_count())] if device == "gpu" else []
+
+
+def _on_workers(given: Mapping[str, Any] | None) -> OnWorkers | None:
+    if given is None:
+        return None
+    from train.distributed import Workers, pretrain_on_workers  # Ray Train is slow to import
+
+    return partial(pretrain_on_workers, workers=Workers(**given))
 
 
 class TrainerActor:
@@ -20,19 +66,25 @@ class TrainerActor:
     """
 
     def __init__(self, **settings: Any) -> None:
-        self._trainer = Trainer(**settings)
+        self._trainer = make_trainer(**settings)
         self._busy = asyncio.Lock()
         self._finished: OrderedDict[str, Result] = OrderedDict()
+        self._took = {kind: Durations() for kind in ("base", "retrain", "update")}
+        # A training from nothing takes minutes: its thread gives way to Serve. An update is short,
+        # and a new version waits for it.
+        self._patient = ThreadPoolExecutor(1, "full-training", initializer=_give_way)
 
+    @ray.method(max_task_retries=_TRIES)
     async def train_base(self, job: BaseJob, windows: RawWindows, validation: RawWindows) -> Result:
-        """A base model from history."""
-        return await self._once(
-            job.update_id, lambda: self._trainer.train_base(job, windows, validation)
-        )
+        """A model from history: the first one, or a retrain."""
+        work = partial(self._trainer.train_base, job, windows, validation)
+        return await self._once(job.update_id, job.kind, work, self._patient)
 
+    @ray.method(max_task_retries=_TRIES)
     async def update(self, job: UpdateJob, champion: Artifact, windows: RawWindows) -> Result:
         """A challenger that starts from the champion."""
-        return await self._once(job.update_id, lambda: self._trainer.update(job, champion, windows))
+        work = partial(self._trainer.update, job, champion, windows)
+        return await self._once(job.update_id, "update", work, None)
 
     async def judge(
         self, challenger: Artifact, champion: Artifact | None, holdout: RawWindows
@@ -44,10 +96,24 @@ class TrainerActor:
         """What is being trained now, for people."""
         return self._trainer.progress()
 
-    async def _once(self, update_id: str, work: Callable[[], Result]) -> Result:
+    async def durations(self) -> dict[str, Any]:
+        """How long trainings took since this process started, by kind, for telemetry."""
+        return {kind: took.to_json() for kind, took in self._took.items()}
+
+    async def _once(
+        self, update_id: str, kind: str, work: Callable[[], Result], where: Executor | None
+    ) -> Result:
         async with self._busy:
             if update_id not in self._finished:
-                self._finished[update_id] = await asyncio.to_thread(work)
+                loop, began = asyncio.get_running_loop(), time.monotonic()
+                self._finished[update_id] = await loop.run_in_executor(where, work)
+                self._took[kind].observe(time.monotonic() - began)
                 while len(self._finished) > 4:
                     self._finished.popitem(last=False)
         return self._finished[update_id]
+
+
+def _give_way() -> None:
+    """Lower the priority of this thread, and of those that torch starts from it."""
+    thread = threading.get_native_id()
+    os.setpriority(os.PRIO_PROCESS, thread, max(_NICE, os.getpriority(os.PRIO_PROCESS, thread)))

@@ -13,6 +13,8 @@ from typing import Any
 
 import aiohttp
 
+from connect.replay import Replay
+
 _HEADERS = {"X-Fleetcast": "1"}
 _TIMEOUT_S = 60.0
 
@@ -29,6 +31,12 @@ class Account:
     first_seen: dict[int, float] = field(default_factory=dict)
     spans: list[tuple[float, float]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    retries: int = 0
+    """Attempts that got no answer or a 5xx and were made again."""
+    of_record: dict[tuple[int, str], Any] = field(default_factory=dict)
+    """(revision, server) -> the quantiles that were answered, level by level."""
+    contradictions: int = 0
+    """Answers of record that differ from an earlier one of the same revision."""
 
     def across(self, moment: float) -> int:
         """Requests that were under way at a moment."""
@@ -40,6 +48,16 @@ class Account:
         return max((self.across(moment) for moment in moments), default=0)
 
 
+def servers_of(replay: Replay) -> list[str]:
+    """The servers that spoke just before the stream begins, by name."""
+    slots = replay.source.rows_by_slot(replay.start_slot - 12, replay.start_slot)
+    return sorted({row["server"] for _, rows in slots for row in rows})
+
+
+class _Unavailable(Exception):
+    """A 5xx: nobody could answer just now."""
+
+
 class Readers:
     """`count` readers in a thread of their own; the count may change while they run.
 
@@ -47,15 +65,27 @@ class Readers:
 
     Three of four requests read the forecast of record of one server, the fourth has the
     Forecaster compute it. An answer counts as failed when its status is not 200, when a quantile
-    is missing or not finite, when quantiles cross, or when nobody is named.
+    is missing or not finite, when quantiles cross, or when nobody is named. With `patience_s` a
+    request without an answer, or with a 5xx, is made again for so long before it counts as failed,
+    as a load balancer would.
     """
 
     def __init__(
-        self, url: str, servers: list[str], metric: str, *, count: int, pause_s: float
+        self,
+        url: str,
+        servers: list[str],
+        metric: str,
+        *,
+        count: int,
+        pause_s: float,
+        patience_s: float = 0.0,
+        token: str | None = None,
     ) -> None:
         self.account = Account()
         self._url, self._servers, self._metric = url, servers, metric
         self._calm, self._pause_s = count, pause_s
+        self._patience_s = patience_s
+        self._headers = {"Authorization": f"Bearer {token}"} if token else _HEADERS
         self._rushing = 0
         self._stop = threading.Event()
         self._error: Exception | None = None
@@ -106,25 +136,43 @@ class Readers:
             await asyncio.sleep(self._pause_s)
         server = self._servers[number % len(self._servers)]
         start = time.monotonic()
-        try:
-            if number % 4:
-                query = {"server": server, "metric": self._metric}
-                sent = http.get("/api/v1/forecast", params=query)
-            else:
-                body = {"series": [{"server": server, "metric": self._metric}]}
-                sent = http.post("/api/v1/forecast", json=body, headers=_HEADERS)
-            async with sent as response:
-                answer = await response.json()
-                problem = None if response.status == 200 else f"{response.status}: {answer}"
-        except (TimeoutError, aiohttp.ClientError, ValueError) as error:
-            answer, problem = {}, f"{type(error).__name__}: {error}"
-        end = time.monotonic()
+        while True:
+            try:
+                problem = await self._try(http, server, of_record=bool(number % 4))
+                again = False
+            except (TimeoutError, aiohttp.ClientError, ValueError, _Unavailable) as error:
+                problem, again = f"{type(error).__name__}: {error}", True
+            if not again or time.monotonic() - start > self._patience_s:
+                break
+            self.account.retries += 1
+            await asyncio.sleep(0.1)
         self.account.forecasts += 1
-        self.account.spans.append((start, end))
-        problem = problem or self._read(answer, end)
+        self.account.spans.append((start, time.monotonic()))
         if problem is not None:
             self.account.failed += 1
             self.account.failures.append(problem)
+
+    async def _try(
+        self, http: aiohttp.ClientSession, server: str, *, of_record: bool
+    ) -> str | None:
+        """Ask once; what is wrong with the answer, or None."""
+        if of_record:
+            query = {"server": server, "metric": self._metric}
+            sent = http.get("/api/v1/forecast", params=query, headers=self._headers)
+        else:
+            body = {"series": [{"server": server, "metric": self._metric}]}
+            sent = http.post("/api/v1/forecast", json=body, headers=self._headers)
+        async with sent as response:
+            if response.status >= 500:
+                raise _Unavailable(f"{response.status}: {await response.text()}")
+            answer = await response.json()
+            if response.status != 200:
+                return f"{response.status}: {answer}"
+        if of_record and not answer["series"][0]["fallback"]:
+            told = answer["series"][0]["quantiles"]
+            if self.account.of_record.setdefault((answer["revision"], server), told) != told:
+                self.account.contradictions += 1
+        return self._read(answer, time.monotonic())
 
     def _read(self, answer: Mapping[str, Any], moment: float) -> str | None:
         """Take an answer to account; what is wrong with it, or None."""

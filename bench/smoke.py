@@ -19,7 +19,7 @@ from typing import Any
 
 from actors.embedded import Embedded
 from actors.session import Session
-from bench.load import Account, Readers
+from bench.load import Account, Readers, servers_of
 from cli import plan_replay
 from connect.replay import Replay
 from connect.stream import Client
@@ -92,9 +92,8 @@ def _first_start(config: Config, replay: Replay, slots: int, figures: dict[str, 
 def _stream(session: Session, url: str, slots: int, figures: dict[str, Any]) -> Account:
     """Stream days; while an update is under way hundreds read, until enough swaps were seen."""
     replay = session.replay
-    names = sorted({row["server"] for row in _first_rows(session)})
     metric = replay.schema.targets[0]
-    readers = Readers(url, names, metric, count=_CALM_READERS, pause_s=_CALM_PAUSE_S)
+    readers = Readers(url, servers_of(replay), metric, count=_CALM_READERS, pause_s=_CALM_PAUSE_S)
     readers.start()
     began, end = time.monotonic(), min(replay.start_slot + slots, replay.end_slot)
     for slot, status in session.stream(replay.start_slot, end):
@@ -114,12 +113,6 @@ def _stream(session: Session, url: str, slots: int, figures: dict[str, Any]) -> 
     for failure in account.failures[:5]:
         _say(f"failed: {failure}")
     return account
-
-
-def _first_rows(session: Session) -> list[dict[str, Any]]:
-    replay = session.replay
-    slots = replay.source.rows_by_slot(replay.start_slot - 12, replay.start_slot)
-    return [row for _, rows in slots for row in rows]
 
 
 def _counted(client: Client, account: Account) -> dict[str, Any]:

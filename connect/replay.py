@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 from connect.files import FileSource
 from connect.fleet import DemoFleet
 from connect.stream import Source
-from forecast.errors import DataError
-from forecast.schema import Schema
+from forecast.errors import ConfigError, DataError
+from forecast.schema import Reject, SampleBlock, Schema, validate_rows
 
 _CONTEXT_SLOTS, _HORIZON_SLOTS = 72, 12
 _DAY_S = 86400
@@ -29,6 +30,14 @@ class Replay:
     first_slot: int
     start_slot: int
     end_slot: int
+
+    def samples(
+        self, from_slot: int, to_slot: int, *, schema: Schema
+    ) -> tuple[SampleBlock, Sequence[Reject]]:
+        """The rows of slots [from_slot, to_slot), validated as they would be at their end."""
+        rows = [row for _, rows in self.source.rows_by_slot(from_slot, to_slot) for row in rows]
+        now_ms = to_slot * schema.step_seconds * 1000
+        return validate_rows(rows, schema, now_ms=now_ms, max_clock_skew_ms=0)
 
     def config(self) -> dict[str, Any]:
         """What the data says of the config: fleet, panel, when the first model is due."""
@@ -61,6 +70,27 @@ class Replay:
             "panel": panel,
             "training": {"bootstrap_hours": hours},
         }
+
+
+def choose(
+    data: Path | None,
+    targets: str,
+    *,
+    servers: int | None = None,
+    days: float | None = None,
+    history_days: float | None = None,
+    seed: int = DEMO_SEED,
+) -> Replay:
+    """The file's replay, or the demo fleet's without one; `targets` are separated by commas.
+
+    Raises DataError, and ConfigError for a wish that only a file can grant.
+    """
+    if data is None:
+        if targets or servers is not None or days is not None:
+            raise ConfigError("--targets, --servers and --days go with --data")
+        return demo(seed=seed, history_days=round(history_days or 14))
+    names = tuple(name.strip() for name in targets.split(",") if name.strip())
+    return from_file(data, targets=names, servers=servers, days=days, history_days=history_days)
 
 
 def demo(*, seed: int, servers_per_role: int = 2, history_days: int = 14) -> Replay:

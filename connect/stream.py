@@ -7,16 +7,19 @@ the controller, so that an update takes effect at the same slot as it would live
 from __future__ import annotations
 
 import json
+import os
+import ssl
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, Self
 
 import httpx
 
 from connect.wire import Row
-from forecast.errors import FleetcastError
+from forecast.errors import ConfigError, FleetcastError
 
 _CHUNK_ROWS = 2000
 _JSON = "application/json"
@@ -35,11 +38,14 @@ class Source(Protocol):
 class Client:
     """The few calls a feeder makes; every call waits out a busy or restarting system.
 
-    A POST that is tried again carries the same idempotency key, so nothing is kept twice.
+    A POST that is tried again carries the same idempotency key, so nothing is kept twice. Over
+    https the server must prove who it is: by a certificate the system trusts, or one in `ca_file`,
+    which may hold the server's own. Raises ConfigError when that file holds none.
     """
 
     base_url: str
     token: str | None = field(default=None, repr=False)
+    ca_file: Path | None = None
     patience_s: float = 120.0
     accepted: int = 0
     rejected: int = 0
@@ -48,7 +54,31 @@ class Client:
 
     def __post_init__(self) -> None:
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        self._http = httpx.Client(base_url=self.base_url, headers=headers, timeout=60.0)
+        verify: ssl.SSLContext | bool = True if self.ca_file is None else _trusting(self.ca_file)
+        self._http = httpx.Client(
+            base_url=self.base_url, headers=headers, timeout=60.0, verify=verify
+        )
+
+    @classmethod
+    def from_environment(
+        cls,
+        base_url: str,
+        *,
+        token: str | None = None,
+        ca_file: Path | None = None,
+        patience_s: float = 120.0,
+    ) -> Self:
+        """The environment says what is not given, the token, or goes first: whom to trust.
+
+        FLEETCAST_TOKEN holds the token, FLEETCAST_CA_FILE names the file.
+        """
+        named = os.environ.get("FLEETCAST_CA_FILE")
+        return cls(
+            base_url,
+            token=token or os.environ.get("FLEETCAST_TOKEN") or None,
+            ca_file=Path(named) if named else ca_file,
+            patience_s=patience_s,
+        )
 
     def status(self) -> Mapping[str, Any]:
         """GET /api/v1/status."""
@@ -108,6 +138,16 @@ class Client:
                     response.raise_for_status()
             self.retries += 1
             time.sleep(0.5)
+
+
+def _trusting(ca_file: Path) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"{ca_file}: no certificate to trust: {error}") from error
+    # The file may hold the server's certificate instead of the authority that signed it.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
 
 
 class Feeder:

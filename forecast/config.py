@@ -161,6 +161,20 @@ class TrainingConfig(Section):
     threads: int = Field(default=2, ge=1)
 
 
+class TrainerConfig(Section):
+    """Where training runs. On one machine nothing needs to be said."""
+
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """`gpu` always asks the cluster for one; `auto` looks, at each start, whether there is one."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the forward and backward pass on a GPU; weights and losses stay float32."""
+    workers: int = Field(default=0, ge=0)
+    """Ray Train workers of a base training or retrain; 0: in the trainer actor's own process."""
+    max_workers: int | None = Field(default=None, ge=1)
+    """Elastic: as many workers as there is room for, between `workers` and this."""
+    cpus_per_worker: float = Field(default=1.0, gt=0)
+
+
 class OnlineLearning(Section):
     """How the model keeps learning; names and integers are the user's."""
 
@@ -176,6 +190,9 @@ class OnlineLearning(Section):
     enable_validation: bool = True
     keep_model_versions: int = Field(default=5, ge=1)
     windows_per_update: int = Field(default=256, ge=1)
+    retrain_interval_hours: int = Field(default=0, ge=0)
+    """Event time between full retrains on `lookback_days`; 0: none by itself."""
+    lookback_days: int = Field(default=30, ge=1)
     gate_holdout_hours: int = Field(default=24, ge=1)
     update_latency_slots: int = Field(default=1, ge=0)
     when_late: Literal["continue", "wait"] = "continue"
@@ -190,10 +207,29 @@ class ServeConfig(Section):
     allow_anonymous_loopback: bool = False
     tokens_file: Path | None = None
     max_body_mb: int = Field(default=16, ge=1)
+    max_ingest_mb_in_flight: int = Field(default=64, ge=1)
+    """Rows on their way in at once, for each gateway and for the buffer; more get a 503."""
     gateway_replicas: int = Field(default=1, ge=1)
     forecaster_replicas: int = Field(default=1, ge=1)
     forecaster_max_batch: int = Field(default=16, ge=1)
     max_ongoing_requests: int = Field(default=256, ge=1)
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    forecaster_gpus: float = Field(default=0.0, ge=0)
+    """Share of a GPU that each Forecaster replica asks for; 0: it computes on the CPU."""
+
+
+class LimitsConfig(Section):
+    """What a start may need at most (unset: no limit), and the disk that must stay free."""
+
+    memory_mb: int | None = Field(default=None, ge=1)
+    disk_mb_per_day: int | None = Field(default=None, ge=1)
+    metric_series: int | None = Field(default=None, ge=1)
+    cpu_seconds_per_step: float | None = Field(default=None, gt=0)
+    learning_free_mb: int = Field(default=1024, ge=0)
+    """With less free space below `state_dir` no training starts."""
+    ingest_free_mb: int = Field(default=256, ge=0)
+    """With less, ingest is refused (503). Forecasts always go on."""
 
 
 class Config(Section):
@@ -202,13 +238,18 @@ class Config(Section):
     fleet: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9-]*$")
     state_dir: Path
     storage_path: Path | None = None
+    state_node: Literal["head", "any"] | dict[str, str] = "head"
+    """Where the actors that own `state_dir` run: on the head, on the nodes with these Ray labels,
+    or, for a `state_dir` that every node mounts, on any node."""
     panel: Panel
     clock: ClockConfig = ClockConfig()
     buffer: BufferConfig = BufferConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    trainer: TrainerConfig = TrainerConfig()
     online_learning: OnlineLearning = OnlineLearning()
     serve: ServeConfig = ServeConfig()
+    limits: LimitsConfig = LimitsConfig()
 
     @model_validator(mode="after")
     def _history_holds_the_windows(self) -> Config:
@@ -226,6 +267,17 @@ class Config(Section):
             )
         if self.training.bootstrap_hours > self.buffer.history_days * day:
             raise ValueError("training.bootstrap_hours is longer than buffer.history_days")
+        if learning.retrain_interval_hours and learning.lookback_days > self.buffer.history_days:
+            raise ValueError("online_learning.lookback_days is longer than buffer.history_days")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Config:
+        if (self.serve.tls_certificate is None) != (self.serve.tls_key is None):
+            raise ValueError("serve.tls_certificate and serve.tls_key go together")
+        most = self.trainer.max_workers
+        if most is not None and most < max(1, self.trainer.workers):
+            raise ValueError("trainer.max_workers is less than trainer.workers")
         return self
 
     @property

@@ -23,8 +23,9 @@ class Loaded:
 
     def rows(self) -> list[tuple[str, str, str]]:
         """(key, value, origin) of every leaf; origin `default` when no file said it."""
-        leaves = _leaves(self.config.model_dump(mode="json"))
-        return [(key, repr(value), self.origins.get(key, "default")) for key, value in leaves]
+        values = leaves(self.config.model_dump(mode="json"))
+        origin = self.origins.get
+        return [(key, repr(value), origin(key, "default")) for key, value in values.items()]
 
 
 def load(
@@ -46,12 +47,30 @@ def load(
         layers.append(("command line", dict(overrides)))
     for source, layer in layers:
         _merge(merged, layer)
-        origins.update((key, source) for key, _ in _leaves(layer))
+        origins.update(dict.fromkeys(leaves(layer), source))
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(_explain(error, origins, layers)) from error
     return Loaded(config=config, origins=origins)
+
+
+def load_args(args: Mapping[str, Any]) -> Loaded:
+    """The config that the arguments of a deploy file, or of `serve run`, name.
+
+    `config` is a path or a list of them, `overrides` holds keys over those of the files, `revision`
+    is any text. Raises ConfigError for anything else.
+    """
+    if unknown := sorted(set(args) - {"config", "overrides", "revision"}):
+        raise ConfigError(f"args.{unknown[0]}: unknown key")
+    named = args.get("config")
+    paths = [named] if isinstance(named, str) else named
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise ConfigError("args.config: must name a file, or a list of them")
+    overrides = args.get("overrides") or {}
+    if not isinstance(overrides, Mapping):
+        raise ConfigError("args.overrides: must hold sections, as a config file does")
+    return load([Path(path) for path in paths], overrides=overrides)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -71,11 +90,16 @@ def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
             into[key] = dict(value) if isinstance(value, Mapping) else value
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a config tree by their path.
+
+    >>> leaves({"fleet": "a", "panel": {"step": 300}})
+    {'fleet': 'a', 'panel.step': 300}
+    """
+    found: dict[str, Any] = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
-        found += _leaves(value, f"{path}.") if isinstance(value, Mapping) else [(path, value)]
+        found.update(leaves(value, f"{path}.") if isinstance(value, Mapping) else {path: value})
     return found
 
 

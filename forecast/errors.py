@@ -15,6 +15,7 @@
         ├── UnknownServer
         ├── Conflict             the request and what is stored do not go together
         ├── TooLarge             a body, or what it inflates to, is over the limit
+        ├── TooSlow              a body whose end does not come
         ├── UnsupportedMedia     a content type or encoding that is not read here
         ├── Unprocessable        readable, but not something that can be answered
         ├── NotReady             nothing is there yet that could answer
@@ -111,6 +112,13 @@ class TooLarge(RequestError):
 
     status = 413
     kind = "too-large"
+
+
+class TooSlow(RequestError):
+    """A body whose end does not come."""
+
+    status = 408
+    kind = "too-slow"
 
 
 class UnsupportedMedia(RequestError):

@@ -5,8 +5,8 @@
     accuracy  sums of some days -> errors per member and steps ahead
     publish   the newest snapshot, which replicas read
 
-One SQLite file with one writer (write-ahead log; a commit is on disk before a call returns). Each
-call is one transaction and may be repeated: a block issued again, a slot scored again and a
+One SQLite file with one writer (write-ahead log; a commit is acknowledged before a call returns).
+Each call is one transaction and may be repeated: a block issued again, a slot scored again and a
 snapshot published again change nothing.
 
 S servers, T targets, H horizon, F sums per cell (`metrics`).
@@ -21,6 +21,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from forecast.accuracy import AccuracyReport, Totals, report_accuracy
 from forecast.clock import slots_per_day
@@ -33,7 +34,7 @@ from forecast.scoring import Scored, ServerSums, StepReport, by_step, join, repo
 
 __all__ = ["AccuracyReport", "Ledger", "StepReport"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("fleetcast.ledger")
 
 
 @dataclass(slots=True)
@@ -50,8 +51,9 @@ class Ledger:
 
     Blocks and reports are kept for `retain_slots`, sums for `retain_days`. Sums made for other
     targets, levels or another horizon stay on disk and are left out. Slots are scored in rising
-    order. Raises StateError when the file is in use, damaged, of an unknown format or of another
-    step.
+    order. `acknowledge` says what survives: with `write` a kill of the process, with `fsync` a
+    power cut. Raises StateError when the file is in use, damaged, of an unknown format or of
+    another step, and when it cannot be written; then nothing changed.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Ledger:
         retain_slots: int,
         retain_days: int = 35,
         lock_timeout_s: float = 10.0,
+        acknowledge: Literal["write", "fsync"] = "fsync",
     ) -> None:
         if retain_slots < horizon:
             raise ValueError(f"retain_slots {retain_slots} is below the horizon {horizon}")
@@ -74,7 +77,12 @@ class Ledger:
         layout = json.dumps([self._targets, self._levels, horizon]).encode()
         self._layout = hashlib.sha256(layout).hexdigest()[:16]
         self._lock = threading.Lock()
-        self._file = LedgerFile(path, step_seconds=step_seconds, lock_timeout_s=lock_timeout_s)
+        self._file = LedgerFile(
+            path,
+            step_seconds=step_seconds,
+            lock_timeout_s=lock_timeout_s,
+            acknowledge=acknowledge,
+        )
         self._recent: dict[int, tuple[ForecastBlock, ...]] = {}
         self._day: _Day | None = None
         self._scored_through = self._file.counter("scored_through")

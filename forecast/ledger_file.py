@@ -16,6 +16,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from forecast.errors import StateError
 
@@ -48,11 +49,21 @@ CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), revision INTEGER N
 class LedgerFile:
     """The open file. It stays locked against other processes until `close`.
 
+    `acknowledge` says what the end of a transaction promises: with `write` it survives the process,
+    with `fsync` the machine. Either way the file is whole after a crash.
+
     Raises StateError when another process has it open, and when it is damaged, of an unknown format
     or of another step.
     """
 
-    def __init__(self, path: Path, *, step_seconds: int, lock_timeout_s: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        step_seconds: int,
+        lock_timeout_s: float,
+        acknowledge: Literal["write", "fsync"] = "fsync",
+    ) -> None:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         # Ray may run the constructor in another thread than the methods; calls never overlap.
@@ -60,7 +71,7 @@ class LedgerFile:
             path, timeout=lock_timeout_s, isolation_level=None, check_same_thread=False
         )
         try:
-            self._open(step_seconds)
+            self._open(step_seconds, acknowledge)
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise StateError(f"{path}: {error}; is another ledger using it?") from error
@@ -68,11 +79,13 @@ class LedgerFile:
             self._db.close()
             raise
 
-    def _open(self, step_seconds: int) -> None:
+    def _open(self, step_seconds: int, acknowledge: str) -> None:
         # Exclusive: a second writer would fold into sums that this one holds in memory.
         self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
         self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
+        # NORMAL syncs the write-ahead log only before it is folded into the file.
+        level = "FULL" if acknowledge == "fsync" else "NORMAL"
+        self._db.execute(f"PRAGMA synchronous={level}")
         with self.transaction():
             (found,) = self._db.execute("PRAGMA user_version").fetchone()
             if found == 0 and not self._db.execute("SELECT 1 FROM sqlite_master").fetchone():
@@ -94,14 +107,19 @@ class LedgerFile:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of what is written inside, or nothing; on disk when it ends."""
-        self._db.execute("BEGIN IMMEDIATE")
+        """All of what is written inside, or nothing; acknowledged when it ends.
+
+        Raises StateError when the disk is full or fails; what the file holds is then as before.
+        """
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             yield
             self._db.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError):
+                raise StateError(f"{self._path}: cannot write: {error}") from error
             raise
 
     def counter(self, name: str) -> int | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,10 @@ class Request:
 
 
 class Members:
-    """Loaded versions, the newest few, and the one that answers as champion."""
+    """Loaded versions, the newest few, and the one that answers as champion.
+
+    `device` is where networks compute; a GPU's answers differ from the CPU's in the last bits.
+    """
 
     def __init__(
         self,
@@ -51,7 +54,9 @@ class Members:
         horizon: int,
         levels: Sequence[float],
         keep: int = 3,
+        device: Literal["cpu", "cuda"] = "cpu",
     ) -> None:
+        self._device = device
         self._schema, self._levels = schema, tuple(levels)
         self._context, self._horizon = context, horizon
         self._keep = keep
@@ -75,7 +80,8 @@ class Members:
     def load(self, version: int, artifact: Artifact) -> None:
         """Load a version beside the others; raises ArtifactError and changes nothing."""
         if version not in self._models:
-            model = unpack(artifact, fingerprint=None)
+            model = unpack(artifact, fingerprint=None)  # proved by its probe, on the CPU
+            model.network.to(self._device)
             fit = Fit.of(
                 model.spec,
                 self._schema,

@@ -122,25 +122,31 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def network_inputs(windows: Windows) -> dict[str, Tensor | list[Tensor]]:
+def network_inputs(
+    windows: Windows, device: torch.device | str = "cpu"
+) -> dict[str, Tensor | list[Tensor]]:
     """The dictionary that the network's `forward` reads; every window has full length."""
     count, context = windows.encoder_cont.shape[:2]
     horizon, targets = windows.target.shape[1:]
-    unscaled = torch.tensor([0.0, 1.0]).expand(count, 2)
+    unscaled = torch.tensor([0.0, 1.0], device=device).expand(count, 2)
     return {
-        "encoder_cont": torch.from_numpy(windows.encoder_cont),
-        "decoder_cont": torch.from_numpy(windows.decoder_cont),
-        "encoder_cat": torch.from_numpy(windows.encoder_cat),
-        "decoder_cat": torch.from_numpy(windows.decoder_cat),
-        "encoder_lengths": torch.full((count,), context),
-        "decoder_lengths": torch.full((count,), horizon),
+        "encoder_cont": torch.from_numpy(windows.encoder_cont).to(device),
+        "decoder_cont": torch.from_numpy(windows.decoder_cont).to(device),
+        "encoder_cat": torch.from_numpy(windows.encoder_cat).to(device),
+        "decoder_cat": torch.from_numpy(windows.decoder_cat).to(device),
+        "encoder_lengths": torch.full((count,), context, device=device),
+        "decoder_lengths": torch.full((count,), horizon, device=device),
         "target_scale": unscaled if targets == 1 else [unscaled] * targets,
     }
 
 
 def forward(network: TemporalFusionTransformer, windows: Windows) -> Tensor:
-    """Scaled quantiles [N, H, T, Q] as the network gives them, unsorted; differentiable."""
-    prediction = network(network_inputs(windows))["prediction"]
+    """Scaled quantiles [N, H, T, Q] as the network gives them, unsorted; differentiable.
+
+    They are computed, and stay, where the network's weights are.
+    """
+    device = next(network.parameters()).device
+    prediction = network(network_inputs(windows, device))["prediction"]
     return torch.stack(prediction if isinstance(prediction, list) else [prediction], dim=2)
 
 
@@ -186,7 +192,7 @@ class Model:
         """Quantiles [N, H, T, Q] as the network gives them: scaled, perhaps crossing."""
         self.network.eval()
         with torch.inference_mode():
-            quantiles: FloatArray = forward(self.network, windows).numpy()
+            quantiles: FloatArray = forward(self.network, windows).numpy(force=True)
         return quantiles
 
     def copy(self) -> Model:

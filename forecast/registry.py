@@ -242,12 +242,17 @@ class Registry:
         self,
         kind: str,
         *,
-        slot: int,
+        slot: int | None = None,
         detail: Mapping[str, Any],
         who: str = "registry",
         key: str | None = None,
     ) -> AuditRecord:
-        """Audit an event that changes no version; once per key, by default (slot, kind)."""
+        """Audit an event that changes no version; once per key, by default (slot, kind).
+
+        Without a slot it is the one of the last change.
+        """
+        if slot is None:
+            slot = self._audit.latest.slot if self._audit.latest else 0
         if kind in _COMMITS:
             raise ValueError(f"{kind!r} is a change of the registry, not a note")
         self._check_owner()

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -106,6 +107,10 @@ def make_folders(path: Path, *, disk: Disk = DISK) -> None:
         disk.sync(path.parent)
 
 
+HANDOVER_S = 10.0
+"""How long a new holder of a lock waits for the one before, which may be ending just now."""
+
+
 class OwnerLock:
     """The right to write below one path, held by one process at a time.
 
@@ -128,15 +133,20 @@ class OwnerLock:
     2
     """
 
-    def __init__(self, path: Path, owner: str, *, disk: Disk = DISK) -> None:
-        """Take the lock; raises StateError naming the holder when another has it."""
+    def __init__(
+        self, path: Path, owner: str, *, disk: Disk = DISK, patience_s: float = 0.0
+    ) -> None:
+        """Take the lock; raises StateError naming the holder when another has it.
+
+        `patience_s`: how long to wait for a holder that is ending just now.
+        """
         self._path = path
         self._path_of_record = path.with_name(f"{path.name}.json")
         self._disk = disk
         make_folders(path.parent, disk=disk)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            self._locked = self._lock()
+            self._locked = self._lock(time.monotonic() + patience_s)
             before = self._read()
             if not self._locked and _alive(before, owner):
                 raise StateError(self._refusal(before))
@@ -177,17 +187,21 @@ class OwnerLock:
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def _lock(self) -> bool:
+    def _lock(self, until: float) -> bool:
         """Whether the kernel's lock is held; False where the file system knows none."""
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StateError(self._refusal(self._read())) from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            return False
-        return True
+        while True:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise StateError(self._refusal(self._read())) from None
+                time.sleep(0.05)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                return False
+            else:
+                return True
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -28,7 +28,7 @@ WEIGHTS = "weights.safetensors"
 MANIFEST = "manifest.json"
 ALIASES = "aliases.json"
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("fleetcast.registry")
 
 
 @dataclass(frozen=True, slots=True)

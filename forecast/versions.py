@@ -26,7 +26,7 @@ class VersionInfo:
 
     version: int
     kind: str
-    """`base` or `update`, from the manifest's lineage."""
+    """`base`, `update` or `retrain`, from the manifest's lineage."""
     parent: int | None
     update_id: str
     slot: int

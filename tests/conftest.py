@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,23 +59,24 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[str]:
-    """A Ray cluster of this session's own with 2 CPUs; yields its namespace.
+    """A Ray cluster of this session's own, room for two fleets; yields its namespace.
 
     Tests share it, so each names its own fleet or actors and kills what it started.
     """
     import ray
 
-    # Ray's sockets lie about 65 characters below this folder, and a socket's path may have 107.
-    folder = tempfile.mkdtemp(prefix="fc-", dir="/tmp")
+    from actors.ray_folder import new_folder
+
+    folder = new_folder()
     ray.init(
         address="local",
         namespace=NAMESPACE,
-        num_cpus=2,
+        num_cpus=4,
         object_store_memory=200 * 1024**2,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.WARNING,
-        _temp_dir=folder,
+        _temp_dir=str(folder),
     )
     try:
         yield NAMESPACE

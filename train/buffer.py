@@ -1,6 +1,7 @@
 """The buffer: the stream of one panel, kept. Log first, then the grid; restores by itself.
 
-    append ──► decide (what is refused) ──► log ──► apply (grid, clock, roster) ──► report
+    write ───► decide (what is refused) ──► log ──► apply (grid, clock, roster) ──► report
+    sync ────► the log is durable: what was written may be acknowledged, and moves the clock shown
     restart ─► snapshot ──► apply, once for every record logged after it
 
 So a restarted buffer is bitwise the one that was killed, and what was acknowledged is in it.
@@ -9,9 +10,7 @@ So a restarted buffer is bitwise the one that was killed, and what was acknowled
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +27,9 @@ from forecast.windows import RawWindows
 from train import snapshot
 from train.cuts import Cutter
 from train.intake import AppendReport, Intake
+from train.requests import Requests
 from train.segments import SegmentLog
+from train.status import BufferStatus
 
 __all__ = ["AppendReport", "Buffer", "BufferStatus"]
 
@@ -36,32 +37,6 @@ log = logging.getLogger("fleetcast.buffer")
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
-
-_MOST_REQUESTS = 10_000
-_MOST_REJECTS = 100_000
-"""Request ids that are remembered, and rejects in their reports, until the oldest are forgotten."""
-
-
-@dataclass(frozen=True, slots=True)
-class BufferStatus:
-    """Clock, counts and sizes."""
-
-    clock_slot: int | None
-    closed_slot: int | None
-    first_slot: int | None
-    """The earliest slot a server was seen in; None before any data."""
-    servers: int
-    """Servers that are not retired."""
-    rows: int
-    """Slots times servers that were heard in them."""
-    late: int
-    """Samples that came for a closed slot, ever."""
-    memory_bytes: int
-    log_bytes: int
-    torn_bytes: int
-    """Bytes of unfinished log records that the last start cut; none of them was acknowledged."""
-    requests: int
-    """Request ids that are remembered."""
 
 
 class Buffer:
@@ -122,8 +97,7 @@ class Buffer:
             context=context,
             horizon=horizon,
         )
-        self._reports: OrderedDict[str, AppendReport] = OrderedDict()
-        self._rejects = 0
+        self._requests = Requests()
         self._log: SegmentLog | None = None
         if directory is not None:
             self._log = SegmentLog(
@@ -136,30 +110,71 @@ class Buffer:
             self._restore(self._log)
 
     def append(self, request_id: str, block: SampleBlock) -> AppendReport:
-        """Log, then keep, a block of samples.
+        """Write a block of samples and make sure of it; raises as `write` and `sync` do."""
+        report = self.write(request_id, block)
+        self.sync()
+        return report
+
+    def write(self, request_id: str, block: SampleBlock) -> AppendReport:
+        """Log, then keep, a block of samples; `sync` must follow before it is acknowledged.
 
         A request id that was seen before changes nothing and gets the first report again. Raises
         StateError when the log cannot be written; then nothing was kept.
         """
         if not request_id:
             raise ValueError("a request needs an id: a retry is recognised by it")
-        if request_id in self._reports:
-            return self._reports[request_id]
+        if (known := self._requests.report(request_id)) is not None:
+            return known
         block, rejected = self._intake.decide(block)
         if self._log is not None:
-            self._log.append(snapshot.sample_record(request_id, block, rejected))
+            self._log.write(snapshot.sample_record(request_id, block, rejected))
         report = self._intake.apply(block, rejected)
-        self._remember(request_id, report)
+        self._requests.remember(request_id, report)
+        self._moved()
         self._compact_if_due()
         return report
+
+    def sync(self) -> None:
+        """Make sure of every block written before the call; may run in a thread, beside the rest.
+
+        Raises StateError when that fails. The log then takes nothing until `recover`.
+        """
+        mark = self._requests.written
+        if self._log is not None and mark.number > self._requests.settled.number:
+            self._log.sync()
+        self._requests.settle(mark)
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything that was written is durable, as far as `acknowledge` asks for it."""
+        return self._requests.settled == self._requests.written
+
+    @property
+    def closed_slot(self) -> int | None:
+        """The last slot that is closed by durable samples."""
+        return self._requests.settled.closed_slot
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the log takes nothing more until `recover`."""
+        return self._log is not None and self._log.stopped
+
+    def recover(self) -> None:
+        """Go on after the log stopped: all that is kept goes into a new snapshot, made sure of.
+
+        Not even what can be read back after a failed sync is sure to be on disk, so the log's old
+        files are not gone on with. Raises StateError when there is no writing yet.
+        """
+        if self._log is not None and self._log.stopped:
+            self._compact(self._log)
 
     def status(self) -> BufferStatus:
         """Clock, counts and sizes, now."""
         intake, stored = self._intake, self._log
         clock = intake.clock.slot
         return BufferStatus(
-            clock_slot=clock,
-            closed_slot=intake.clock.closed_slot,
+            clock_slot=self._requests.settled.clock_slot,
+            closed_slot=self._requests.settled.closed_slot,
             first_slot=intake.roster.first_slot(),
             servers=len(intake.roster) - len(intake.roster.retired(clock)),
             rows=intake.grid.cells,
@@ -167,7 +182,7 @@ class Buffer:
             memory_bytes=intake.grid.nbytes,
             log_bytes=0 if stored is None else stored.nbytes,
             torn_bytes=0 if stored is None else stored.torn_bytes,
-            requests=len(self._reports),
+            requests=len(self._requests),
         )
 
     def servers(self, slot: int | None = None) -> tuple[ServerStatus, ...]:
@@ -254,11 +269,11 @@ class Buffer:
     def _restore(self, stored: SegmentLog) -> None:
         """Take over the snapshot, then every request that was logged after it."""
         more = snapshot.load(stored.snapshot(), self._intake)
-        for request_id, report in (more or {}).get("reports", []):
-            self._remember(request_id, AppendReport.from_json(report))
+        self._requests.restore((more or {}).get("reports", []))
         for about, record in stored.replay():
             request_id, block, rejected = snapshot.samples_of(record, about, self._schema)
-            self._remember(request_id, self._intake.apply(block, rejected))
+            self._requests.remember(request_id, self._intake.apply(block, rejected))
+        self._moved(settled=True)
         if stored.torn_bytes:
             log.warning(
                 "cut %d bytes of an unfinished record, never acknowledged, from the log",
@@ -266,24 +281,23 @@ class Buffer:
                 extra={"torn_bytes": stored.torn_bytes},
             )
 
-    def _remember(self, request_id: str, report: AppendReport) -> None:
-        self._reports[request_id] = report
-        self._rejects += len(report.rejected)
-        while len(self._reports) > _MOST_REQUESTS or (
-            self._rejects > _MOST_REJECTS and len(self._reports) > 1
-        ):
-            _, oldest = self._reports.popitem(last=False)
-            self._rejects -= len(oldest.rejected)
-
     def _compact_if_due(self) -> None:
         """Snapshot and truncate once the log is long; a failure costs space, never the request."""
         if self._log is None or self._log.nbytes < self._snapshot_at:
             return
-        reports = [[name, report.to_json()] for name, report in self._reports.items()]
         try:
-            self._log.compact(snapshot.dump(self._intake, {"reports": reports}))
+            self._compact(self._log)
         except StateError as error:
             log.error("the log grows: %s", error, extra={"log_bytes": self._log.nbytes})
             self._snapshot_at = self._log.nbytes + self._snapshot_every
-            return
+
+    def _compact(self, stored: SegmentLog) -> None:
+        state = snapshot.dump(self._intake, {"reports": self._requests.to_json()})
+        stored.compact(state)
         self._snapshot_at = self._snapshot_every
+        self._requests.settle(self._requests.written)
+
+    def _moved(self, *, settled: bool = False) -> None:
+        self._requests.move(self._intake.clock)
+        if settled or self._log is None or not self._log.syncs:
+            self._requests.settle(self._requests.written)

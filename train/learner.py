@@ -10,9 +10,12 @@ import torch
 
 from forecast.errors import TrainingError
 from train.steps import (
+    Device,
     Lessons,
+    Precision,
     evaluation_loss,
     lessons,
+    refuse_absent,
     refuse_not_finite,
     repeatable,
     training_loss,
@@ -53,6 +56,8 @@ class Learner:
         batch_size: int,
         gradient_clip: float,
         threads: int,
+        device: Device = "cpu",
+        precision: Precision = "float32",
     ) -> None:
         """`gradient_clip` bounds the norm of each step's gradient, `threads` torch's threads."""
         if min(learning_rate, gradient_clip) <= 0 or min(epochs, batch_size, threads) < 1:
@@ -65,23 +70,28 @@ class Learner:
         self._batch_size = batch_size
         self._gradient_clip = gradient_clip
         self._threads = threads
+        self._device = device
+        self._precision = precision
 
     def update(self, model: Model, windows: RawWindows, *, seed: int) -> tuple[Model, UpdateReport]:
         """A copy of `model` that has made `epochs` passes over the labelled `windows`.
 
-        The given model is never touched. Raises TrainingError when no window has a label, or when
-        a loss, a gradient or a weight is not finite.
+        The given model is never touched; the copy comes back on the CPU. Raises TrainingError when
+        no window has a label, or when a loss, a gradient or a weight is not finite.
         """
+        refuse_absent(self._device)
         prepared = lessons(windows, model.spec.window)
         levels = model.spec.quantiles
         with repeatable(seed=seed, threads=self._threads):
             challenger = model.copy()
+            challenger.network.to(self._device)
             before = evaluation_loss(challenger.network, prepared, levels)
             if math.isnan(before):
                 raise TrainingError(f"no label to learn from in {len(prepared)} windows")
             steps = self._learn(challenger, prepared)
             refuse_not_finite(challenger.network)
             after = evaluation_loss(challenger.network, prepared, levels)
+            challenger.network.to("cpu")
         report = UpdateReport(
             loss_before=before,
             loss_after=after,
@@ -101,7 +111,7 @@ class Learner:
             order = torch.randperm(len(given)).numpy()
             for start in range(0, len(order), self._batch_size):
                 batch = given.select(order[start : start + self._batch_size])
-                loss = training_loss(network, batch, model.spec.quantiles)
+                loss = training_loss(network, batch, model.spec.quantiles, self._precision)
                 optimizer.zero_grad()
                 torch.autograd.backward(loss)
                 norm = torch.nn.utils.clip_grad_norm_(weights, self._gradient_clip)

@@ -1,54 +1,66 @@
 """The base model: Lightning trains it from history, with early stopping on the later part.
 
-The schedule is the one-cycle policy (Smith and Topin 2018, "Super-convergence"): a short warm-up
-to a high rate, then a cosine down to almost nothing, so that a few hundred steps are enough.
-Nothing is written to disk: the best weights are kept in memory.
+A short warm-up to a high rate, then a cosine down to almost nothing, so that a few hundred steps
+are enough. Nothing is written to disk here: the best weights are kept in memory, and whoever wants
+to survive a killed process takes the checkpoint that is offered after each look.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from forecast.errors import TrainingError
 from forecast.model import Model, ModelSpec, build
-from train.steps import (
-    Lessons,
-    evaluation_loss,
-    lessons,
-    refuse_not_finite,
-    repeatable,
-    training_loss,
-)
+from train.checkpoint import Checkpoint, Progress
+from train.course import LOOKS, WATCHED, Batches, Course, Plan
+from train.steps import Device, Precision, lessons, refuse_absent, refuse_not_finite, repeatable
 
 if TYPE_CHECKING:
-    from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
-    from pytorch_forecasting import TemporalFusionTransformer
+    from lightning.pytorch.utilities.types import STEP_OUTPUT
 
     from forecast.windows import RawWindows
+
+__all__ = ["LOOKS", "PretrainReport", "Run", "pretrain"]
 
 OnProgress = Callable[[int, int, float], None]
 """Called after each step with (steps made, steps planned, smoothed training loss)."""
 
-LOOKS = 10
-"""How often a full training looks at the validation windows."""
-
-_WARM_UP_SHARE = 0.2
 _GRADIENT_CLIP = 1.0
-_WATCHED = "validation_pinball"
-_VALIDATION_BATCH = 256
 _TALKERS = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch")
+_APART = 1_000_003
+"""Between the seeds of two workers, so that no two of them draw the same numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Where a training runs, what it goes on from, and who hears of it."""
+
+    device: Device = "cpu"
+    precision: Precision = "float32"
+    bar: bool = False
+    on_progress: OnProgress | None = None
+    on_look: Callable[[Checkpoint], None] | None = None
+    """Called in every worker after each look."""
+    resume: Checkpoint | None = None
+    rank: int = 0
+    workers: int = 1
+    lightning: Mapping[str, Any] = field(default_factory=dict)
+    """More for Lightning's Trainer: the strategy that joins many workers."""
+    prepare: Callable[[Trainer], Trainer] = lambda trainer: trainer
+    """What that strategy still wants done with the Trainer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,34 +95,48 @@ def pretrain(
     max_steps: int,
     seed: int,
     threads: int = 2,
-    progress: Literal["bar", "none"] = "none",
-    on_progress: OnProgress | None = None,
+    run: Run | None = None,
 ) -> tuple[Model, PretrainReport]:
     """A model trained on `train`, with the weights that were best on the later `validate`.
 
     Makes at most `epochs` passes and `max_steps` steps, looks at `validate` ten times on the way
     and stops after `patience` looks without a better loss. `learning_rate` is the peak of the
-    cycle. Same arguments, same weights, bit by bit.
+    cycle. Same arguments, same weights, bit by bit, on one CPU worker; also when it went on from a
+    checkpoint of its own. A checkpoint of another training is left alone.
 
-    Raises TrainingError when there is no labelled window to train or validate on, or when a loss
-    or a weight is not finite.
+    Raises TrainingError when there is no labelled window to train or validate on, when a loss or a
+    weight is not finite, or when the device is not there.
     """
+    run = run or Run()
+    refuse_absent(run.device)
     given, exams = lessons(train, spec.window), lessons(validate, spec.window)
     for name, part in (("training", given), ("validation", exams)):
         if not part.seen():
             raise TrainingError(f"no label in {len(part)} {name} windows")
-    plan = _Plan.of(len(given), batch_size=batch_size, epochs=epochs, max_steps=max_steps)
+    plan = Plan.of(len(given), batch_size=batch_size, epochs=epochs, max_steps=max_steps)
+    about = [spec.to_json(), plan.steps, batch_size, learning_rate, patience, seed]
+    job = _digest(about, train, validate)
     with repeatable(seed=seed, threads=threads), _quiet():
-        course = _Course(build(spec, seed=seed), given, exams, spec.quantiles, learning_rate, plan)
-        keeper = _Keeper(plan, on_progress)
-        stopper = EarlyStopping(_WATCHED, patience=patience, check_on_train_epoch_end=False)
-        trainer = _trainer(plan, epochs, [keeper, stopper], bar=progress == "bar")
-        trainer.fit(course)
+        batches = Batches(len(given), plan, seed=seed, rank=run.rank, workers=run.workers)
+        course = Course(
+            build(spec, seed=seed),
+            given=given,
+            exams=exams,
+            batches=batches,
+            levels=spec.quantiles,
+            learning_rate=learning_rate,
+            plan=plan,
+            precision=run.precision,
+        )
+        stopper = EarlyStopping(WATCHED, patience=patience, check_on_train_epoch_end=False)
+        keeper = _Keeper(job, plan, batches, stopper, run, seed=seed)
+        if not keeper.ended:
+            run.prepare(_trainer(plan, [stopper, keeper], run)).fit(course)
         network = build(spec, seed=seed)
         network.load_state_dict(keeper.weights)
         refuse_not_finite(network)
     report = PretrainReport(
-        steps=trainer.global_step,
+        steps=keeper.step,
         best_step=keeper.best_step,
         train_windows=len(given),
         validation_windows=len(exams),
@@ -118,103 +144,50 @@ def pretrain(
         validation_loss=min(keeper.looks),
         validation_losses=tuple(keeper.looks),
         learning_rate=learning_rate,
-        stopped_early=trainer.global_step < plan.steps,
+        stopped_early=keeper.step < plan.steps,
     )
     return Model(spec, network), report
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """How many steps are made, of how many windows, and how often validation looks at them."""
-
-    batch_size: int
-    steps: int
-    look_every: int
-
-    @classmethod
-    def of(cls, windows: int, *, batch_size: int, epochs: int, max_steps: int) -> _Plan:
-        if min(batch_size, epochs, max_steps) < 1:
-            raise ValueError(
-                f"batch_size {batch_size}, epochs {epochs} and max_steps {max_steps} start at 1"
-            )
-        steps = min(max_steps, epochs * math.ceil(windows / batch_size))
-        look_every = max(1, steps // LOOKS)
-        # Whole looks, so that the last weights, which the cycle has cooled down, are looked at.
-        return cls(batch_size, steps // look_every * look_every, look_every)
-
-
-class _Course(LightningModule):
-    """The network with its loss and learning rate, as Lightning wants it; batches are row numbers.
-
-    Lightning must not see the windows themselves: it would copy them on the way to the device.
-    """
+class _Keeper(Callback):
+    """Keeps the best weights in memory, tells how far the training is, and where to go on from."""
 
     def __init__(
         self,
-        network: TemporalFusionTransformer,
-        given: Lessons,
-        exams: Lessons,
-        levels: Sequence[float],
-        learning_rate: float,
-        plan: _Plan,
+        job: str,
+        plan: Plan,
+        batches: Batches,
+        stopper: EarlyStopping,
+        run: Run,
+        *,
+        seed: int,
     ) -> None:
-        super().__init__()
-        self._network = network.train()
-        self._given, self._exams = given, exams
-        self._levels = levels
-        self._learning_rate = learning_rate
-        self._plan = plan
-
-    def training_step(self, rows: Tensor) -> Tensor:
-        return training_loss(self._network, self._given.select(rows.numpy()), self._levels)
-
-    def validation_step(self, rows: Tensor) -> None:
-        part = self._exams.select(rows.numpy())
-        if part.seen():
-            loss = evaluation_loss(self._network, part, self._levels)
-            self.log(_WATCHED, loss, batch_size=part.seen(), prog_bar=True)
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(_Rows(len(self._given)), self._plan.batch_size, shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(_Rows(len(self._exams)), _VALIDATION_BATCH)
-
-    def copied_weights(self) -> dict[str, Tensor]:
-        """The network's weights as they are now, by name."""
-        return {name: value.clone() for name, value in self._network.state_dict().items()}
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self._learning_rate, weight_decay=0.0)
-        cycle = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self._learning_rate, total_steps=self._plan.steps, pct_start=_WARM_UP_SHARE
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
-
-
-class _Rows(Dataset[int]):
-    """The numbers of the windows, which stand for them."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, row: int) -> int:
-        return row
-
-
-class _Keeper(Callback):
-    """Keeps the best weights in memory and tells how far the training is."""
-
-    def __init__(self, plan: _Plan, on_progress: OnProgress | None) -> None:
         self.weights: dict[str, Tensor] = {}
-        self.best_step = 0
+        self.step = self.best_step = 0
         self.looks: list[float] = []
         self.train_loss = math.nan
-        self._plan = plan
-        self._on_progress = on_progress
+        self._job, self._plan, self._batches = job, plan, batches
+        self._stopper, self._run, self._seed = stopper, run, seed
+        resume = run.resume
+        self._resume = resume if resume is not None and resume.progress.of == job else None
+        self._begun_at = 0
+        if self._resume is not None:
+            self._take_over(self._resume)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the checkpoint it goes on from was the last one."""
+        resume = self._resume
+        return resume is not None and (resume.progress.ended or self.step >= self._plan.steps)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        run, resume = self._run, self._resume
+        if resume is not None:
+            self._put_back(resume, trainer, pl_module)
+        if run.workers > 1:
+            torch.manual_seed(self._seed + _APART * (run.rank + 1) + self.step)
+        elif resume is not None:
+            torch.set_rng_state(resume.generator)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, *_: object
@@ -223,31 +196,102 @@ class _Keeper(Callback):
         loss = float(outputs["loss"])
         known = not math.isnan(self.train_loss)
         self.train_loss = 0.9 * self.train_loss + 0.1 * loss if known else loss
-        if self._on_progress is not None:
-            self._on_progress(trainer.global_step, self._plan.steps, self.train_loss)
+        self.step = self._begun_at + trainer.global_step
+        if self._run.on_progress is not None:
+            self._run.on_progress(self.step, self._plan.steps, self.train_loss)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, _Course)
-        loss = float(trainer.callback_metrics[_WATCHED])
+        assert isinstance(pl_module, Course)
+        loss = float(trainer.callback_metrics[WATCHED])
         if not self.looks or loss < min(self.looks):
             self.weights = pl_module.copied_weights()
-            self.best_step = trainer.global_step
+            self.best_step = self.step
         self.looks.append(loss)
+        if self._run.on_look is not None:
+            self._run.on_look(self._checkpoint(trainer, pl_module))
+
+    def _checkpoint(self, trainer: Trainer, course: Course) -> Checkpoint:
+        optimizer = trainer.optimizers[0]
+        group = optimizer.param_groups[0]
+        progress = Progress(
+            of=self._job,
+            step=self.step,
+            best_step=self.best_step,
+            looks=tuple(self.looks),
+            train_loss=self.train_loss,
+            waited=self._stopper.wait_count,
+            best_loss=float(self._stopper.best_score),
+            ended=bool(trainer.should_stop),
+            learning_rate=float(group["lr"]),
+            betas=group["betas"],
+            passes=self._batches.passes,
+        )
+        moments = {
+            f"{number}.{name}": value.to("cpu", copy=True)
+            for number, state in optimizer.state_dict()["state"].items()
+            for name, value in state.items()
+        }
+        return Checkpoint(
+            progress=progress,
+            network=course.copied_weights(),
+            best=self.weights,
+            moments=moments,
+            rest=self._batches.rest,
+            generator=torch.get_rng_state(),
+        )
+
+    def _take_over(self, resume: Checkpoint) -> None:
+        progress = resume.progress
+        self.weights = dict(resume.best)
+        self.step = self._begun_at = progress.step
+        self.best_step, self.train_loss = progress.best_step, progress.train_loss
+        self.looks = list(progress.looks)
+        self._batches.rest, self._batches.passes = resume.rest, progress.passes
+        self._batches.left = self._plan.steps - progress.step
+        self._stopper.wait_count = progress.waited
+        self._stopper.best_score = torch.tensor(progress.best_loss)
+
+    def _put_back(self, resume: Checkpoint, trainer: Trainer, course: LightningModule) -> None:
+        """Weights, the optimiser's moments and its place in the cycle, once Lightning has both."""
+        assert isinstance(course, Course)
+        course.load_weights(resume.network)
+        optimizer = trainer.optimizers[0]
+        whole = optimizer.state_dict()
+        for name, value in resume.moments.items():
+            number, key = name.split(".", 1)
+            whole["state"].setdefault(int(number), {})[key] = value
+        progress = resume.progress
+        whole["param_groups"][0].update(lr=progress.learning_rate, betas=progress.betas)
+        optimizer.load_state_dict(whole)
+        cycle = trainer.lr_scheduler_configs[0].scheduler
+        cycle.load_state_dict({"last_epoch": progress.step, "_step_count": progress.step + 1})
 
 
-def _trainer(plan: _Plan, epochs: int, callbacks: list[Callback], *, bar: bool) -> Trainer:
+def _digest(about: list[Any], *parts: RawWindows) -> str:
+    """Of what a training is made of, so that no other one goes on from its checkpoint."""
+    said = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for part in parts:
+        said.update(repr(part.servers).encode())
+        said.update(part.origin.tobytes())
+        said.update(part.values.tobytes())
+    return said.hexdigest()
+
+
+def _trainer(plan: Plan, callbacks: list[Callback], run: Run) -> Trainer:
     """A Trainer that writes no file and has no logger."""
+    where = {"accelerator": "gpu" if run.device == "cuda" else "cpu", "devices": 1}
     return Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=epochs,
+        **{**where, **run.lightning},
+        max_epochs=1,  # the batches go through all passes by themselves
         max_steps=plan.steps,
         gradient_clip_val=_GRADIENT_CLIP,
         val_check_interval=plan.look_every,
-        check_val_every_n_epoch=None,  # the interval counts steps across epochs
+        check_val_every_n_epoch=None,  # the interval counts steps
         num_sanity_val_steps=0,
-        callbacks=[*callbacks, RichProgressBar()] if bar else callbacks,
-        enable_progress_bar=bar,
+        # Every worker looks at all validation windows: Lightning would deal them out.
+        use_distributed_sampler=False,
+        callbacks=[*callbacks, RichProgressBar()] if run.bar else callbacks,
+        enable_progress_bar=run.bar,
         enable_checkpointing=False,
         enable_model_summary=False,
         logger=False,
@@ -256,11 +300,13 @@ def _trainer(plan: _Plan, epochs: int, callbacks: list[Callback], *, bar: bool) 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's advice: which devices there are, and to use worker processes."""
+    """Without Lightning's advice on devices, worker processes and the joining of metrics."""
     talkers = [logging.getLogger(name) for name in _TALKERS]
     before = [talker.level for talker in talkers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers", category=UserWarning)
+        # Every worker computes the same validation loss: there is nothing to bring together.
+        warnings.filterwarnings("ignore", ".*sync_dist=True", category=UserWarning)
         for talker in talkers:
             talker.setLevel(logging.WARNING)
         try:

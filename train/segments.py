@@ -3,49 +3,35 @@
     log-00000007.seg   a head that says what the records are about, then records
     snapshot-00000007  a head, and the records of the state before segment 7
 
-A frame is a marker, the payload's length, a CRC-32 of length and payload, and the payload: JSON and
-arrays (`forecast/packing.py`). A crash can leave the last frame of the last segment unfinished;
-that torn tail was never acknowledged, is cut, and counted in `torn_bytes`. Anything else that does
-not read is damage, and a StateError names file and offset: nothing acknowledged goes in silence.
+A crash can leave the end of the last segment unfinished (`train/frames.py`); that torn tail was
+never acknowledged, is cut, and counted in `torn_bytes`. Anything else that does not read is damage,
+and a StateError names file and offset: nothing acknowledged goes in silence.
 """
 
 from __future__ import annotations
 
-import struct
-import zlib
+import contextlib
+import threading
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from numpy.typing import NDArray
-
 from forecast.errors import StateError
-from forecast.packing import pack, unpack
 from forecast.storage import DISK, TEMPORARY, Disk, make_folders
+from train.frames import Record, frame, frames
+
+__all__ = ["FORMAT", "Record", "SegmentLog"]
 
 FORMAT = 1
-
-_KIND = "log record"
-_MARK = b"\xf1eet"
-_FRAME = struct.Struct("<4sQI")
-_LENGTH = struct.Struct("<Q")
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """JSON values and named arrays; read arrays are views of what was read."""
-
-    header: Mapping[str, Any]
-    arrays: Mapping[str, NDArray[Any]]
 
 
 class SegmentLog:
     """The log of one directory, for one writer.
 
-    `acknowledge` says when `append` returns: after `write` a record survives the process, after
-    `fsync` the machine. `about` is written at the head of each segment of this run and comes back
-    with its records. Read `snapshot` and `replay` before the first append.
+    `acknowledge` says what `sync` promises: with `write` a record survives the process as soon as
+    it is written, with `fsync` the machine once it is synced; many records may share one sync.
+    `about` is written at the head of each segment of this run and comes back with its records.
+    Read `snapshot` and `replay` before the first record is written.
 
     Raises StateError for damage, a missing segment or an unknown format.
 
@@ -86,7 +72,11 @@ class SegmentLog:
             raise StateError(f"{directory}: log segments {lost} are missing")
         self._sizes = {number: self._path(number).stat().st_size for number in self._segments}
         self._open: int | None = None
+        self._settled = (0, 0)
         self._broken: str | None = None
+        self._closed = False
+        # `sync` may run beside `write`, but not beside what changes which segment is written.
+        self._segments_stay = threading.RLock()
 
     @property
     def nbytes(self) -> int:
@@ -97,20 +87,21 @@ class SegmentLog:
         """The records of the state before the oldest segment; none when there was no snapshot."""
         path = self._snapshot_path(self._first)
         if path.exists():
-            records = (record for _, record in _frames(path.read_bytes(), path, may_tear=False))
+            records = (record for _, record in frames(path.read_bytes(), path, may_tear=False))
             _check_format(next(records, None), path)
             yield from records
 
     def replay(self) -> Iterator[tuple[Mapping[str, Any], Record]]:
         """Every record after the snapshot, oldest first, each with its segment's `about`.
 
-        Cuts a torn tail when it comes to it.
+        Cuts a torn tail when it comes to it, and makes sure of what stays: a record that the run
+        before had written and not yet synced counts as acknowledged from here on, and is synced.
         """
         for number in list(self._segments):
             path, last = self._path(number), number == self._segments[-1]
             data = path.read_bytes()
             end, head = 0, None
-            for end, record in _frames(data, path, may_tear=last):  # noqa: B007
+            for end, record in frames(data, path, may_tear=last):  # noqa: B007
                 if head is None:
                     head = record
                     _check_format(head, path)
@@ -118,60 +109,118 @@ class SegmentLog:
                     yield head.header["about"], record
             if not last:
                 _check_format(head, path)
-            elif end < len(data) or head is None:
+                continue
+            if end < len(data) or head is None:
                 self._cut(number, end, len(data))
+            else:  # only the last segment may ever be torn, and soon it is not the last one
+                self._disk.sync(path)
+
+    @property
+    def syncs(self) -> bool:
+        """Whether a record needs `sync` before it is acknowledged."""
+        return self._fsync
+
+    @property
+    def stopped(self) -> bool:
+        """Whether an error left it unknown what is on disk: only `compact` makes it go on."""
+        return self._broken is not None
 
     def append(self, record: Record) -> None:
-        """Add a record; it is acknowledged when this returns.
+        """Add a record; it is acknowledged when this returns. Raises as `write` and `sync` do."""
+        self.write(record)
+        self.sync()
+
+    def write(self, record: Record) -> None:
+        """Add a record, which `sync` then makes sure of.
 
         Raises StateError when it cannot be written. The log is then as before the call, or, when
         even that cannot be made sure, refuses every further record.
         """
-        if self._broken is not None:
-            raise StateError(f"{self._directory}: the log stopped: {self._broken}")
-        data = _frame(record)
+        self._may_go_on()
         number = self._writable()
         path, size = self._path(number), self._sizes[number]
+        before = size
+        if self._fsync:
+            segment, synced = self._settled
+            before = synced if segment == number else 0
+        data = frame(record, settled=None if before == size else before)
         try:
             self._disk.append(path, data)
-            if self._fsync:
-                self._disk.sync(path)
         except OSError as error:
             self._undo(number, size, error)
             raise StateError(f"{path}: cannot write: {error}") from error
         self._sizes[number] = size + len(data)
 
+    def sync(self) -> None:
+        """Make sure, as `acknowledge` asks, of every record written before; may run in a thread.
+
+        Raises StateError when that fails. Nobody knows then what is on disk: the log stops.
+        """
+        if not self._fsync:
+            return
+        with self._segments_stay:
+            self._may_go_on()
+            number = self._open
+            if number is None or self._settled == (number, size := self._sizes[number]):
+                return
+            self._sync_segment(number)
+            self._settled = (number, size)
+
     def compact(self, state: Iterable[Record]) -> None:
         """Write a snapshot of the state after all records, then drop the segments before it.
 
-        Raises StateError when it cannot be written; the log goes on as it was.
+        A log that stopped goes on after it. Raises StateError when the snapshot cannot be written;
+        the log is then what it was.
         """
-        try:
-            # A new segment first: a snapshot that was renamed, but of which this call then could
-            # not be sure, must never stand before records that came later.
-            number = self._begin_segment()
-            self._write_snapshot(number, state)
-            self._first, self._segments = number, [number]
-            self._sizes = {number: self._sizes[number]}
-            self._tidy()
-        except OSError as error:
-            raise StateError(f"{self._directory}: snapshot and truncate: {error}") from error
+        with self._segments_stay:
+            if self._closed:
+                self._may_go_on()
+            try:
+                if self._broken is None:
+                    # A new segment first: a snapshot that was renamed, but of which this call then
+                    # could not be sure, must never stand before records that came later.
+                    number = self._begin_segment()
+                    self._write_snapshot(number, state)
+                else:
+                    # The snapshot first: nothing is written meanwhile, and the segment of which
+                    # nobody knows what is on disk has to stay the last one until it is replaced.
+                    self._write_snapshot(self._next(), state)
+                    self._open = None
+                    number = self._begin_segment()
+                    self._broken = None
+                self._first, self._segments = number, [number]
+                self._sizes = {number: self._sizes[number]}
+                self._tidy()
+            except OSError as error:
+                raise StateError(f"{self._directory}: snapshot and truncate: {error}") from error
 
     def _write_snapshot(self, number: int, state: Iterable[Record]) -> None:
         path = self._snapshot_path(number)
         temporary = path.with_name(f"{TEMPORARY}{path.name}")
-        self._disk.write(temporary, self._head())
-        for record in state:
-            self._disk.append(temporary, _frame(record))
-        self._disk.sync(temporary)
-        self._disk.rename(temporary, path)
+        try:
+            self._disk.write(temporary, self._head())
+            for record in state:
+                self._disk.append(temporary, frame(record))
+            self._disk.sync(temporary)
+            self._disk.rename(temporary, path)
+        except OSError:
+            self._drop(temporary)  # on a full disk a half-written one would take what is left
+            raise
         self._disk.sync(self._directory)
 
     def close(self) -> None:
-        """Make everything written durable."""
-        if self._open is not None and self._broken is None:
-            self._disk.sync(self._path(self._open))
-        self._broken = self._broken or "it was closed"
+        """Make everything written durable; raises StateError when that fails."""
+        if self._closed:
+            return
+        self._closed = True
+        with self._segments_stay:
+            if self._open is not None and self._broken is None:
+                self._sync_segment(self._open)
+            self._broken = self._broken or "it was closed"
+
+    def _may_go_on(self) -> None:
+        if self._broken is not None:
+            raise StateError(f"{self._directory}: the log stopped: {self._broken}")
 
     def _writable(self) -> int:
         """The segment to append to: a new one for each run, and when one is full."""
@@ -184,16 +233,32 @@ class SegmentLog:
             raise StateError(f"{self._directory}: cannot begin a segment: {error}") from error
 
     def _begin_segment(self) -> int:
-        if self._open is not None:
-            self._disk.sync(self._path(self._open))  # only the last segment may ever be torn
-        number = self._segments[-1] + 1 if self._segments else self._first
-        head = self._head()
-        self._disk.write(self._path(number), head)
-        self._disk.sync(self._directory)
-        self._segments.append(number)
-        self._sizes[number] = len(head)
-        self._open = number
-        return number
+        with self._segments_stay:
+            if self._open is not None:
+                self._sync_segment(self._open)  # only the last segment may ever be torn
+            number, head = self._next(), self._head()
+            try:
+                self._disk.write(self._path(number), head)
+                self._disk.sync(self._directory)
+            except OSError:
+                self._drop(self._path(number))
+                raise
+            self._segments.append(number)
+            self._sizes[number] = len(head)
+            self._open, self._settled = number, (number, 0)
+            return number
+
+    def _next(self) -> int:
+        return self._segments[-1] + 1 if self._segments else self._first
+
+    def _sync_segment(self, number: int) -> None:
+        """After a failed sync nobody knows what of the file is on disk: the log stops."""
+        path = self._path(number)
+        try:
+            self._disk.sync(path)
+        except OSError as error:
+            self._broken = f"{path}: cannot sync: {error}"
+            raise StateError(self._broken) from error
 
     def _undo(self, number: int, size: int, error: OSError) -> None:
         """Take back a record of which only a part may have been written."""
@@ -201,9 +266,11 @@ class SegmentLog:
             self._disk.truncate(self._path(number), size)
         except OSError:
             self._broken = f"{self._path(number)}: {error}"
-        if self._fsync:
-            # After a failed fsync nobody knows what of the file's earlier pages is on disk.
-            self._broken = f"{self._path(number)}: {error}"
+
+    def _drop(self, path: Path) -> None:
+        """Remove what could not be finished; what cannot be removed now, the next start removes."""
+        with contextlib.suppress(OSError):
+            self._disk.remove(path)
 
     def _cut(self, number: int, end: int, size: int) -> None:
         self.torn_bytes += size - end
@@ -231,7 +298,7 @@ class SegmentLog:
         return snapshots[-1:]
 
     def _head(self) -> bytes:
-        return _frame(Record({"format": FORMAT, "about": self._about}, {}))
+        return frame(Record({"format": FORMAT, "about": self._about}, {}))
 
     def _numbers(self, pattern: str) -> list[int]:
         names = (path.stem.split("-")[1] for path in self._directory.glob(pattern))
@@ -247,45 +314,3 @@ class SegmentLog:
 def _check_format(head: Record | None, path: Path) -> None:
     if (found := head and head.header.get("format")) != FORMAT:
         raise StateError(f"{path}: format {found!r}, this program reads format {FORMAT}")
-
-
-def _frame(record: Record) -> bytes:
-    payload = pack(_KIND, record.header, record.arrays)
-    return _FRAME.pack(_MARK, len(payload), _checksum(payload)) + payload
-
-
-def _checksum(payload: bytes | memoryview) -> int:
-    return zlib.crc32(payload, zlib.crc32(_LENGTH.pack(len(payload))))
-
-
-def _frames(data: bytes, path: Path, *, may_tear: bool) -> Iterator[tuple[int, Record]]:
-    """The end and the content of each frame; stops before a torn tail where there may be one."""
-    at = 0
-    while at < len(data):
-        frame = _read_frame(data, at)
-        if frame is None:
-            if may_tear and not _readable_after(data, at):
-                return
-            raise StateError(f"{path}: damaged at byte {at} of {len(data)}")
-        at, record = frame
-        yield at, record
-
-
-def _read_frame(data: bytes, at: int) -> tuple[int, Record] | None:
-    """The end and the content of the frame that begins here; None when no whole frame does."""
-    if len(data) - at < _FRAME.size:
-        return None
-    mark, length, checksum = _FRAME.unpack_from(data, at)
-    end = at + _FRAME.size + length
-    if mark != _MARK or end > len(data):
-        return None
-    payload = memoryview(data)[at + _FRAME.size : end]
-    return (end, Record(*unpack(_KIND, payload))) if _checksum(payload) == checksum else None
-
-
-def _readable_after(data: bytes, at: int) -> bool:
-    """Whether a whole frame follows further on: then this is damage in the middle, not a tear."""
-    while (at := data.find(_MARK, at + 1)) >= 0:
-        if _read_frame(data, at) is not None:
-            return True
-    return False

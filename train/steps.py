@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 HIDDEN_ROLES = 0.05
 """Share of training windows that do not tell their role, so that the unknown one is learned."""
 
+Device = Literal["cpu", "cuda"]
+Precision = Literal["float32", "bfloat16"]
+"""Of the passes through the network on a GPU; weights, losses and evaluations stay float32."""
+
 _EVALUATION_BATCH = 256
 _WEIGHTS = (0.1, 10.0)
 _LARGEST_LOG = 88.0
@@ -35,13 +39,33 @@ _GENERATOR = threading.Lock()
 """Torch has one generator and one thread count for the whole process: one training at a time."""
 
 
+def device_of(asked: Literal["auto", "cpu", "gpu"], gpu_ids: Sequence[object]) -> Device:
+    """Where to compute, by what was assigned to this process and not by what its machine has.
+
+    Raises TrainingError when a GPU is asked for and none was assigned.
+    """
+    if asked == "gpu" and not gpu_ids:
+        raise TrainingError("trainer.device is gpu, but no GPU is assigned to this process")
+    return "cuda" if gpu_ids and asked != "cpu" else "cpu"
+
+
+def refuse_absent(device: Device) -> None:
+    """Raise TrainingError when torch cannot compute on this device."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError(
+            f"a GPU was assigned, but torch {torch.__version__} sees none here: see docs/install.md"
+        )
+
+
 @contextmanager
 def repeatable(*, seed: int, threads: int) -> Iterator[None]:
     """Seed torch and bound its threads inside; both are as before afterwards. Not reentrant.
 
     Sums may round differently with another number of threads, so it belongs to what is repeated.
     """
-    with _GENERATOR, torch.random.fork_rng(devices=[]):
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    gpus = [torch.cuda.current_device()] if used else []
+    with _GENERATOR, torch.random.fork_rng(devices=gpus):
         before = torch.get_num_threads()
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
@@ -90,7 +114,10 @@ def lessons(raw: RawWindows, spec: WindowSpec) -> Lessons:
 
 
 def training_loss(
-    network: TemporalFusionTransformer, batch: Lessons, levels: Sequence[float]
+    network: TemporalFusionTransformer,
+    batch: Lessons,
+    levels: Sequence[float],
+    precision: Precision = "float32",
 ) -> Tensor:
     """Weighed pinball loss of a batch of which some windows hide their role.
 
@@ -100,7 +127,7 @@ def training_loss(
     hidden = (torch.rand(len(batch)) < HIDDEN_ROLES).numpy()
     batch.windows.encoder_cat[hidden] = 0
     batch.windows.decoder_cat[hidden] = 0
-    loss = _weighed(network, batch, levels)
+    loss = _weighed(network, batch, levels, precision)
     if not torch.isfinite(loss):
         raise TrainingError(f"the training loss is {loss.item()} on {len(batch)} windows")
     return loss
@@ -124,11 +151,20 @@ def evaluation_loss(
     return total / count if count else math.nan
 
 
-def _weighed(network: TemporalFusionTransformer, batch: Lessons, levels: Sequence[float]) -> Tensor:
+def _weighed(
+    network: TemporalFusionTransformer,
+    batch: Lessons,
+    levels: Sequence[float],
+    precision: Precision = "float32",
+) -> Tensor:
     """Mean over known labels of weight x pinball loss, which is the loss of weighed numbers."""
-    weight_NHT = torch.from_numpy(batch.weight)[:, None]
-    target_NHT = torch.from_numpy(batch.windows.target)
-    predicted_NHTQ = forward(network, batch.windows)
+    device = next(network.parameters()).device
+    weight_NHT = torch.from_numpy(batch.weight).to(device)[:, None]
+    target_NHT = torch.from_numpy(batch.windows.target).to(device)
+    halved = precision == "bfloat16" and device.type == "cuda"
+    with torch.autocast(device.type, torch.bfloat16, enabled=halved):
+        predicted_NHTQ = forward(network, batch.windows)
+    predicted_NHTQ = predicted_NHTQ.float()
     return pinball(predicted_NHTQ * weight_NHT[..., None], target_NHT * weight_NHT, levels)
 
 

@@ -4,7 +4,7 @@ scores. Plain torch; no Ray. The same job gives the same artifact, whenever it r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -19,18 +19,29 @@ from forecast.schema import Schema
 from forecast.windows import RawWindows, WindowSpec
 from train.gate import Scores, score
 from train.learner import Learner
-from train.pretrain import pretrain
+from train.pretrain import PretrainReport, Run, pretrain
+from train.steps import Device, Precision
+
+OnWorkers = Callable[
+    [str, ModelSpec, RawWindows, RawWindows, Mapping[str, Any]], tuple[Model, PretrainReport]
+]
+"""`train.distributed.pretrain_on_workers`, bound to its workers."""
 
 _PROBE_WINDOWS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class BaseJob:
-    """Train a first model on what was known at `slot`."""
+    """Train a model from nothing on what was known at `slot`.
+
+    A first one is the `base`; a `retrain` has a champion, `parent`, which it does not start from.
+    """
 
     update_id: str
     slot: int
     seed: int
+    kind: Literal["base", "retrain"] = "base"
+    parent: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +59,7 @@ class Result:
     """A finished job: the challenger and how its training went."""
 
     update_id: str
-    kind: Literal["base", "update"]
+    kind: Literal["base", "update", "retrain"]
     artifact: Artifact
     report: Mapping[str, Any]
 
@@ -67,18 +78,25 @@ class Trainer:
         roles: tuple[str, ...] | None,
         base: Mapping[str, Any],
         learner: Mapping[str, Any],
+        device: Device = "cpu",
+        precision: Precision = "float32",
+        bar: bool = False,
+        on_workers: OnWorkers | None = None,
     ) -> None:
+        """`on_workers`, where given, trains from nothing; updates are always trained here."""
         self._schema = schema
         self._context, self._horizon = context, horizon
         self._quantiles = quantiles
         self._network = dict(network)
         self._roles = roles
         self._base = dict(base)
-        self._learner = Learner(**learner)
+        self._run = Run(device=device, precision=precision, bar=bar, on_progress=self._tell)
+        self._on_workers = on_workers
+        self._learner = Learner(device=device, precision=precision, **learner)
         self._progress: dict[str, Any] = {}
 
     def train_base(self, job: BaseJob, windows: RawWindows, validation: RawWindows) -> Result:
-        """A base model from history; raises TrainingError when there is too little of it."""
+        """A model from history alone; raises TrainingError when there is too little of it."""
         if not windows.servers or not validation.servers:
             raise TrainingError(
                 f"{job.update_id}: {len(windows.servers)} training and "
@@ -87,12 +105,18 @@ class Trainer:
         spec = self._spec(windows)
         self._progress = {"update_id": job.update_id, "step": 0, "max_steps": 0}
         try:
-            model, report = pretrain(
-                spec, windows, validation, seed=job.seed, on_progress=self._tell, **self._base
-            )
+            settings = {**self._base, "seed": job.seed}
+            if self._on_workers is None:
+                made = pretrain(spec, windows, validation, run=self._run, **settings)
+            else:
+                made = self._on_workers(job.update_id, spec, windows, validation, settings)
         finally:
             self._progress = {}
-        return self._result(job, "base", model, asdict(report), windows, parent=None)
+        model, report = made
+        # Its weights were chosen by how well they forecast the validation windows.
+        seen = int(validation.origin.max()) + validation.horizon
+        lineage = {"kind": job.kind, "parent": job.parent, "validated_to_slot": seen}
+        return self._result(job, lineage, model, asdict(report), windows)
 
     def update(self, job: UpdateJob, champion: Artifact, windows: RawWindows) -> Result:
         """A challenger from the champion; raises TrainingError when it did not stay finite."""
@@ -105,7 +129,8 @@ class Trainer:
             model, report = self._learner.update(parent, readable, seed=job.seed)
         finally:
             self._progress = {}
-        return self._result(job, "update", model, asdict(report), readable, parent=job.parent)
+        lineage = {"kind": "update", "parent": job.parent}
+        return self._result(job, lineage, model, asdict(report), readable)
 
     def judge(
         self, challenger: Artifact, champion: Artifact | None, holdout: RawWindows
@@ -150,15 +175,13 @@ class Trainer:
     def _result(
         self,
         job: BaseJob | UpdateJob,
-        kind: Literal["base", "update"],
+        origin: Mapping[str, Any],
         model: Model,
         report: dict[str, Any],
         windows: RawWindows,
-        parent: int | None,
     ) -> Result:
         lineage = {
-            "kind": kind,
-            "parent": parent,
+            **origin,
             "update_id": job.update_id,
             "seed": job.seed,
             "slot": job.slot,
@@ -176,4 +199,4 @@ class Trainer:
             # Event time, so that the same job gives the same bytes; the audit log has the clock.
             created_at=moment.isoformat(),
         )
-        return Result(job.update_id, kind, artifact, report)
+        return Result(job.update_id, origin["kind"], artifact, report)

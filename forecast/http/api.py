@@ -192,7 +192,7 @@ class VersionAnswer(Answer):
 
     version: int
     kind: str
-    """`base` (trained from nothing) or `update`."""
+    """`base` and `retrain` (trained from nothing), or `update`."""
     parent: int | None
     update_id: str
     status: str

@@ -19,6 +19,7 @@ import ipaddress
 import logging
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ WRITE_HEADER = "x-fleetcast"
 _LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 _WRITE_TYPES = frozenset({"application/json", "application/x-ndjson"})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+"""What a proxy adds: the caller is not who the connection comes from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ class Guard:
                 "serve.tokens_file is not set: anybody could call the API. Name a file with "
                 "[[tokens]], or set serve.allow_anonymous_loopback on a machine of your own"
             )
-        if allow_anonymous_loopback and not _is_loopback(host):
+        if allow_anonymous_loopback and not is_loopback(host):
             raise ConfigError(
                 f"serve.allow_anonymous_loopback needs a loopback serve.host, not {host!r}"
             )
@@ -161,14 +164,17 @@ class Guard:
 
 def _mark(path: Path) -> tuple[int, int, int]:
     try:
-        stat = os.stat(path)
+        found = os.stat(path)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _read(path: Path) -> tuple[_Entry, ...]:
+    """The entries. Who reads the hash of a random token learns nothing; who writes one is in."""
     try:
+        if os.stat(path).st_mode & stat.S_IWOTH:
+            log.warning("%s: anybody on this machine may write tokens to it", path)
         entries = _TokenFile.model_validate(tomllib.loads(path.read_text("utf-8"))).tokens
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
@@ -191,7 +197,9 @@ def _check_local(headers: Mapping[str, str], method: str, client: str | None) ->
     DNS rebinding. The Host header betrays the latter; a write needs a content type and a header
     that make the browser ask first, and nothing here answers that question with yes.
     """
-    if client is not None and not _is_loopback(client):
+    if any(name in headers for name in _FORWARDED):
+        raise Forbidden("without a token only this machine may call, not through a proxy")
+    if client is None or not is_loopback(client):
         raise Forbidden(f"without a token only this machine may call, not {client}")
     host = headers.get("host", "")
     if _LOCAL_HOST.fullmatch(host) is None:
@@ -206,7 +214,8 @@ def _check_local(headers: Mapping[str, str], method: str, client: str | None) ->
         raise Forbidden("without a token a write needs the header `X-Fleetcast: 1`")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address or name can only mean this machine."""
     if host.lower() == "localhost":
         return True
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import Any
 
@@ -9,13 +10,15 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from forecast.errors import RequestError, TooLarge, Unprocessable, UnsupportedMedia
+from forecast.errors import RequestError, TooLarge, TooSlow, Unprocessable, UnsupportedMedia
 from forecast.http.ingest import JSON, NDJSON
 from forecast.http.queries import ForecastRequest
 
 _MOST_QUESTION_BYTES = 8 << 20
 """The body of a question; one of rows may be longer."""
 _LONGEST_KEY = 200
+_BODY_S = 60.0
+"""A body has arrived by then, or never: while it is read it takes one of the gateway's places."""
 
 FORECAST_BODY: dict[str, Any] = {
     "requestBody": {
@@ -63,17 +66,25 @@ ROWS_BODY: dict[str, Any] = {
 """For OpenAPI: the body of POST /ingest."""
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body; raises TooLarge as soon as it is known to be over the limit."""
+async def read_body(request: Request, limit: int, *, within_s: float = _BODY_S) -> bytes:
+    """The whole body.
+
+    Raises TooLarge as soon as it is known to be over the limit, TooSlow when its end is not there
+    in time.
+    """
     said = request.headers.get("content-length", "")
     if said.isdecimal() and (len(said) > 15 or int(said) > limit):
         raise TooLarge(f"the body has {said[:20]} bytes, the limit is {limit}")
     parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise TooLarge(f"the body has more than {limit} bytes")
-        parts.append(part)
+    try:
+        async with asyncio.timeout(within_s):
+            async for part in request.stream():
+                size += len(part)
+                if size > limit:
+                    raise TooLarge(f"the body has more than {limit} bytes")
+                parts.append(part)
+    except TimeoutError:
+        raise TooSlow(f"{size} bytes of the body in {within_s:g} s, and no end of it") from None
     return b"".join(parts)
 
 

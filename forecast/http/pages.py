@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
 from fastapi.responses import HTMLResponse
 
+from forecast.config_files import leaves
 from forecast.http.problems import KINDS
 
 _HEADERS = {
@@ -42,8 +43,9 @@ _LINKS = (
 
 def home(title: str, status: Mapping[str, Any]) -> HTMLResponse:
     """The status page: a table of every number in the status, and links."""
-    rows = "".join(_row(_code(key), _code(value)) for key, value in _leaves(status))
-    links = "".join(f'<li><a href="{path}">{path}</a>: {said}</li>' for path, said in _LINKS)
+    said = {key: "-" if value is None else value for key, value in leaves(status).items()}
+    rows = "".join(_row(_code(key), _code(value)) for key, value in said.items())
+    links = "".join(f'<li><a href="{path}">{path}</a>: {what}</li>' for path, what in _LINKS)
     body = f"<ul>{links}</ul><h2>Status</h2><table>{rows}</table>"
     return _page(title, body)
 
@@ -85,14 +87,6 @@ def _operation(
     if rows:
         parts.append(f"<table>{''.join(rows)}</table>")
     return "".join(parts)
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", "-" if value is None else value
 
 
 def _row(*cells: str) -> str:

@@ -12,7 +12,7 @@ from actors.local import LocalFleet
 from connect.replay import Replay, demo
 from forecast.config import Config
 from forecast.config_files import load
-from forecast.schema import SampleBlock, validate_rows
+from forecast.schema import SampleBlock
 
 HISTORY_DAYS, STREAM_SLOTS = 2, 84
 
@@ -52,9 +52,7 @@ def blocks(replay: Replay, *, slots: int = STREAM_SLOTS) -> list[tuple[str, Samp
     spans += [(s, s + 1) for s in range(replay.start_slot, replay.start_slot + slots)]
     made = []
     for start, end in spans:
-        rows = [row for _, rows in replay.source.rows_by_slot(start, end) for row in rows]
-        now_ms = end * replay.schema.step_seconds * 1000
-        block, rejects = validate_rows(rows, replay.schema, now_ms=now_ms, max_clock_skew_ms=0)
+        block, rejects = replay.samples(start, end, schema=replay.schema)
         assert not rejects
         made.append((f"slots-{start}", block))
     return made

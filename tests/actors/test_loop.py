@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import shutil
 
 import pytest
 
-from actors.jobs import train_base
 from actors.local import LocalFleet, LocalHandle
+from actors.offline import train_base
 from actors.state import ControllerState, Pending, StateFile
 from forecast.errors import RegistryError, StateError
+from forecast.http import reports
 from tests.actors.scenario import blocks, outcome_of, play, small_config, small_replay
 
 REPLAY = small_replay()
@@ -161,6 +163,26 @@ async def test_a_base_trained_by_hand_serves_and_is_never_scored_on_what_it_has_
     await fleet.close()
 
 
+async def test_a_retrain_is_judged_by_the_same_gate_and_said_to_be_one(tmp_path):
+    config = small_config(tmp_path, REPLAY, retrain_interval_hours=4, lookback_days=2)
+    fleet = LocalFleet(config, now=lambda: 0.0)
+    for request_id, block in blocks(REPLAY, slots=56):
+        await fleet.append(request_id, block)
+    records = await fleet.registry.updates.remote(100)
+    answer = reports.updates(records, await fleet.ledger.latest.remote())
+    assert [update.kind for update in answer.updates] == ["retrain", "update", "base"]
+    retrain, update, base = records
+    assert retrain.slot == base.report["asked_slot"] + 4 * 12 + 1
+    assert retrain.report["kind"] == "retrain"
+    assert retrain.parent == (update if update.verdict == "promoted" else base).version
+    assert retrain.reasons[0].startswith("WQL")
+    compared_from = retrain.slot - 6 * 12
+    assert retrain.lineage["trained_to_slot"] <= compared_from
+    assert retrain.lineage["validated_to_slot"] <= compared_from
+    assert retrain.report["training"]["steps"] == 30
+    await fleet.close()
+
+
 async def test_before_the_first_model_the_baselines_answer_and_nothing_is_of_record(tmp_path):
     fleet = LocalFleet(small_config(tmp_path, REPLAY), now=lambda: 0.0)
     for request_id, block in blocks(REPLAY, slots=0)[:4]:
@@ -185,6 +207,21 @@ def _renamed(metrics, old, new):
         metric.model_copy(update={"name": new, "aliases": (old,)}) if metric.name == old else metric
         for metric in metrics
     )
+
+
+async def test_a_controller_whose_buffer_has_lost_its_state_refuses_to_step(tmp_path):
+    config = small_config(tmp_path, REPLAY)
+    made = blocks(REPLAY, slots=1)
+    fleet = LocalFleet(config)
+    for request_id, block in made[:8]:
+        await fleet.append(request_id, block)
+    stepped = fleet.controller.state.slot
+    await fleet.close()
+    shutil.rmtree(config.panel_dir / "buffer")
+    fleet = LocalFleet(config)
+    with pytest.raises(StateError, match=f"slot {stepped} was stepped, but the buffer begins at"):
+        await fleet.append(*made[8])
+    await fleet.close()
 
 
 @pytest.mark.parametrize("edit", ["added", "removed", "renamed", "target removed", "target added"])

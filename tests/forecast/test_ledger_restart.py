@@ -87,7 +87,7 @@ def test_scoring_that_fails_half_way_leaves_no_trace(tmp_path, monkeypatch, oper
     rng = np.random.default_rng((3, 7))
     with monkeypatch.context() as patch:
         patch.setattr(LedgerFile, operation, fail)
-        with pytest.raises(sqlite3.OperationalError):
+        with pytest.raises(StateError, match="disk full"):
             book.score(7, SERVERS, random_actuals(rng))
     assert book.scored_through == 6
     assert drive(book, range(7, 12)) == wanted[7:]

@@ -165,3 +165,11 @@ def test_windows_and_artifacts_do_without_torch():
     """The buffer and the registry hold both, and torch takes seconds and memory to import."""
     code = "import sys, forecast.windows, forecast.artifact; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.gpu
+def test_a_network_on_a_gpu_forecasts_what_it_does_on_the_cpu(model):
+    windows = transform(made(NAMES, count=5), WINDOW)
+    moved = model.copy()
+    moved.network.to("cuda")
+    np.testing.assert_allclose(moved.scaled(windows), model.scaled(windows), atol=1e-4)

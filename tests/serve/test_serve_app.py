@@ -8,7 +8,9 @@ import time
 
 import httpx
 import pytest
+import ray
 
+from actors import handles
 from actors.session import Session
 from connect.stream import Client
 from forecast.errors import ConfigError
@@ -162,3 +164,16 @@ def test_without_tokens_only_loopback_is_served(tmp_path):
     open_host = config.serve.model_copy(update={"host": "0.0.0.0"})
     with pytest.raises(ConfigError, match="loopback"):
         build(config.model_copy(update={"serve": open_host}))
+
+
+def test_an_actor_that_is_gone_for_good_is_made_again(fleet):
+    panel = fleet.replay.schema.panel
+    before = handles.find("served", panel, handles.TRAINER)
+    ray.kill(before, no_restart=True)
+    deadline = time.monotonic() + _DEADLINE_S
+    while handles.find("served", panel, handles.TRAINER) in (None, before):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)  # polls a condition with a deadline
+    while fleet.client.status()["trainer"] is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)

@@ -87,7 +87,7 @@ def test_a_request_without_an_id_is_refused():
 
 
 def test_request_ids_are_remembered_up_to_a_bound(monkeypatch):
-    monkeypatch.setattr("train.buffer._MOST_REQUESTS", 3)
+    monkeypatch.setattr("train.requests._MOST_REQUESTS", 3)
     buffer = buffer_of()
     feed(buffer, [(f"r{at}", steady(["a"], [BEGIN + at])) for at in range(5)])
     assert buffer.status().requests == 3
@@ -96,7 +96,7 @@ def test_request_ids_are_remembered_up_to_a_bound(monkeypatch):
 
 
 def test_many_rejects_shorten_what_is_remembered(monkeypatch):
-    monkeypatch.setattr("train.buffer._MOST_REJECTS", 10)
+    monkeypatch.setattr("train.requests._MOST_REJECTS", 10)
     buffer = buffer_of()
     buffer.append("now", steady(["a"], [BEGIN]))
     for at in range(4):

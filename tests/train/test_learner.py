@@ -130,3 +130,21 @@ def test_some_windows_hide_their_role_and_the_rest_keep_it():
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError, match="at least 1"):
         learner(**wrong)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_update_on_a_gpu_comes_back_to_the_cpu(precision):
+    champion = model()
+    on_gpu = learner(epochs=5, device="cuda", precision=precision)
+    challenger, report = on_gpu.update(champion, windows(), seed=1)
+    assert report.loss_after < report.loss_before
+    assert all(value.device.type == "cpu" for value in weights(challenger).values())
+    assert all(value.device.type == "cpu" for value in weights(champion).values())
+    assert np.isfinite(challenger.predict(windows())).all()
+
+
+def test_a_gpu_that_is_not_there_is_said_plainly(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(TrainingError, match="a GPU was assigned, but torch"):
+        learner(device="cuda").update(model(), windows(), seed=1)

@@ -254,6 +254,179 @@ def test_a_crash_at_any_file_operation_loses_nothing_acknowledged(tmp_path, ackn
         assert len(found) <= len(acknowledged) + 1
 
 
+def test_after_a_restart_and_a_power_cut_the_run_before_is_whole(tmp_path):
+    """`write` promises nothing about power cuts, but what one leaves must be readable."""
+    disk = CrashDisk(_folder(tmp_path / "log"), power_cut=True)
+    log_of(disk.root, disk=disk).append(record(1))
+    again = log_of(disk.root, disk=disk)
+    assert len(list(again.replay())) == 1
+    again.append(record(2))
+    disk.die()
+    assert numbers(disk.root) == [1]
+
+
 def _folder(path):
     path.mkdir()
     return path
+
+
+def test_records_written_together_share_one_sync(tmp_path):
+    disk = Syncs()
+    log = log_of(tmp_path, acknowledge="fsync", disk=disk)
+    log.append(record(0))
+    before = disk.count
+    for number in range(1, 9):
+        log.write(record(number))
+    log.sync()
+    log.sync()
+    assert disk.count == before + 1
+    assert numbers(tmp_path) == list(range(9))
+
+
+class Syncs(Disk):
+    """Counts syncs; fails while `fails` says so."""
+
+    def __init__(self):
+        self.count, self.fails = 0, False
+
+    def sync(self, path):
+        self.count += 1
+        if self.fails:
+            raise OSError(5, "Input/output error")
+
+
+def test_after_a_power_cut_a_hole_among_what_was_never_acknowledged_is_a_torn_tail(tmp_path):
+    log = log_of(tmp_path, acknowledge="fsync")
+    log.append(record(0))
+    first = log.nbytes
+    for number in range(1, 5):
+        log.write(record(number))
+    path = tmp_path / "log-00000001.seg"
+    content = bytearray(path.read_bytes())
+    content[first : first + 40] = bytes(40)  # records 2 to 4 reached the disk, record 1 did not
+    path.write_bytes(content)
+    again = log_of(tmp_path)
+    assert [each.header["n"] for _, each in again.replay()] == [0]
+    assert again.torn_bytes == len(content) - first
+
+
+def test_a_hole_in_what_a_later_record_knows_to_be_acknowledged_is_damage(tmp_path):
+    log = log_of(tmp_path, acknowledge="fsync")
+    log.append(record(0))
+    first = log.nbytes
+    for number in range(1, 5):
+        log.write(record(number))
+    log.sync()
+    log.append(record(5))
+    path = tmp_path / "log-00000001.seg"
+    content = bytearray(path.read_bytes())
+    content[first : first + 40] = bytes(40)
+    path.write_bytes(content)
+    with pytest.raises(StateError, match=f"damaged at byte {first}"):
+        numbers(tmp_path)
+
+
+def test_a_log_whose_sync_failed_goes_on_only_in_a_new_snapshot(tmp_path):
+    disk = Syncs()
+    log = log_of(tmp_path, acknowledge="fsync", disk=disk)
+    log.append(record(1))
+    log.write(record(2))
+    disk.fails = True
+    with pytest.raises(StateError, match="cannot sync"):
+        log.sync()
+    for refused in (lambda: log.append(record(3)), log.sync, lambda: log.compact([record(9)])):
+        with pytest.raises(StateError):
+            refused()
+    disk.fails = False
+    with pytest.raises(StateError, match="the log stopped"):
+        log.write(record(3))
+    log.compact([record(100)])
+    log.append(record(3))
+    assert numbers(tmp_path) == [100, 3]
+
+
+def test_what_a_killed_run_wrote_is_made_sure_of_before_it_can_be_acknowledged(tmp_path):
+    disk = CrashDisk(_folder(tmp_path / "log"), power_cut=True)
+    killed = log_of(disk.root, acknowledge="fsync", disk=disk)
+    killed.append(record(0))
+    killed.write(record(1))
+    heir = log_of(disk.root, acknowledge="fsync", disk=disk)
+    assert [each.header["n"] for _, each in heir.replay()] == [0, 1]
+    disk.die()
+    assert numbers(disk.root) == [0, 1]
+
+
+def test_a_half_written_snapshot_gives_its_space_back(tmp_path):
+    disk = FullDisk()
+    log = log_of(tmp_path, disk=disk)
+    log.append(record(1))
+    disk.full = True
+    with pytest.raises(StateError, match="No space left"):
+        log.compact([record(100)])
+    assert not [name for name in files(tmp_path) if name.startswith(".tmp-")]
+
+
+@pytest.mark.parametrize("acknowledge", ["write", "fsync"])
+@pytest.mark.parametrize("power_cut", [False, True])
+@pytest.mark.parametrize("failing_sync", [None, 4, 6])
+def test_a_crash_at_any_file_operation_of_a_group_commit_loses_nothing_acknowledged(
+    tmp_path, acknowledge, power_cut, failing_sync
+):
+    """Groups of two; where a sync fails, all that was written goes into a snapshot."""
+    counting = FailingSync(_folder(tmp_path / "count"), fails=failing_sync)
+    grouped(counting.root, counting, acknowledge, [])
+    for at in range(counting.done):
+        folder = _folder(tmp_path / str(at))
+        acknowledged: list[int] = []
+        disk = FailingSync(folder, at, power_cut, fails=failing_sync)
+        with pytest.raises(Crash):
+            grouped(folder, disk, acknowledge, acknowledged)
+        found = summed(log_of(folder, disk=QuickDisk()))
+        assert found == list(range(len(found)))
+        if acknowledge == "fsync" or not power_cut:
+            assert len(acknowledged) <= len(found) <= len(acknowledged) + 2
+
+
+class FailingSync(CrashDisk):
+    """One sync of a file, counted from 0, fails for good and leaves what it should have synced."""
+
+    def __init__(self, root, at=None, power_cut=False, *, fails):
+        super().__init__(root, at, power_cut)
+        self.fails, self.syncs = fails, 0
+
+    def sync(self, path):
+        self.syncs += 1
+        if self.syncs - 1 == self.fails:
+            raise OSError(5, "Input/output error")
+        super().sync(path)
+
+
+def grouped(directory, disk, acknowledge, acknowledged):
+    log = log_of(directory, disk=disk, acknowledge=acknowledge, segment_bytes=600)
+    written = summed(log)
+
+    def trying(what):
+        try:
+            what()
+        except StateError:
+            if log.stopped:
+                log.compact([Record({"n": list(written)}, {})])
+                return False
+            what()  # refused without a trace: it may be tried again
+        return True
+
+    for number in range(len(written), 10):
+        while not trying(lambda number=number: log.write(record(number))):
+            pass
+        written.append(number)
+        if number % 2:
+            trying(log.sync)
+        if number == 6:
+            trying(lambda: log.compact([Record({"n": list(written)}, {})]))
+        if acknowledge == "write" or number % 2 or number == 6:
+            acknowledged[:] = written
+
+
+def summed(log):
+    kept = [each.header["n"] for each in log.snapshot()]
+    return (kept[0] if kept else []) + [each.header["n"] for _, each in log.replay()]

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from forecast.errors import TrainingError
 from forecast.model import forward, pinball
 from tests.train.windows_scene import LEVELS, model, spec, windows, without_labels
-from train.steps import Lessons, evaluation_loss, lessons
+from train.steps import Lessons, device_of, evaluation_loss, lessons
 
 
 def test_an_error_counts_by_the_root_of_its_natural_size():
@@ -58,3 +59,22 @@ def test_without_labels_there_is_no_loss():
     given: Lessons = lessons(without_labels(windows(4)), spec().window)
     assert given.seen() == 0
     assert np.isnan(evaluation_loss(model().network, given, LEVELS))
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "device"),
+    [
+        ("cpu", ["0"], "cpu"),
+        ("cpu", [], "cpu"),
+        ("auto", [], "cpu"),
+        ("auto", ["3"], "cuda"),
+        ("gpu", ["3"], "cuda"),
+    ],
+)
+def test_the_device_is_what_was_asked_for_and_assigned(asked, gpus, device):
+    assert device_of(asked, gpus) == device
+
+
+def test_a_gpu_that_was_not_assigned_is_refused():
+    with pytest.raises(TrainingError, match="no GPU is assigned"):
+        device_of("gpu", [])

@@ -157,6 +157,27 @@ def test_another_machine_is_refused_in_the_anonymous_mode():
         anonymous().authorise(LOCAL, "GET", "10.0.0.7", "read")
 
 
+@pytest.mark.parametrize("name", ["x-forwarded-for", "forwarded", "via", "x-real-ip"])
+def test_a_proxy_on_this_machine_does_not_make_its_callers_local(name):
+    headers = {**LOCAL, name: "127.0.0.1"}
+    with pytest.raises(Forbidden, match="not through a proxy"):
+        anonymous().authorise(headers, "GET", "127.0.0.1", "read")
+
+
+def test_a_caller_of_unknown_address_is_not_taken_for_a_local_one():
+    with pytest.raises(Forbidden):
+        anonymous().authorise(LOCAL, "GET", None, "read")
+
+
+def test_a_token_file_that_anybody_may_write_is_said_to_be_one(tokens, caplog):
+    os.chmod(tokens, 0o644)  # reading the hashes gives nothing away
+    guard(tokens)
+    assert caplog.text == ""
+    os.chmod(tokens, 0o666)
+    guard(tokens)
+    assert "anybody on this machine may write" in caplog.text
+
+
 @pytest.mark.parametrize(
     "kind",
     ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"],

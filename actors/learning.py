@@ -1,0 +1,213 @@
+"""Learning: which training is due at a slot, and what becomes of it.
+
+    due ──► train (in the trainer actor) ──► judge on later windows ──► gate ──► promote or reject
+
+The controller's second line. A training asked for at one slot takes effect at a later one; what is
+decided depends on the state and the slot alone, so a replay decides what the live run decided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import Any
+
+from ray.exceptions import RayActorError
+
+from actors.settings import Settings
+from actors.state import ControllerState, Pending
+from forecast.errors import FleetcastError
+from forecast.members import Members
+from train.gate import decide
+from train.trainer import BaseJob, Result, UpdateJob
+
+log = logging.getLogger("fleetcast.controller")
+
+_FULL = ("base", "retrain")
+"""Trainings that start from nothing."""
+
+
+class Learning:
+    """Starts trainings and concludes them; keeps only the one under way."""
+
+    def __init__(
+        self, *, buffer: Any, trainer: Any, registry: Any, members: Members, settings: Settings
+    ) -> None:
+        self._buffer, self._trainer, self._registry = buffer, trainer, registry
+        self._members, self._settings = members, settings
+        self.last_failure: str | None = None
+        """Why the last training failed; None once one did not."""
+        self.learned_to = -1
+        """The slot at which the champion's training was asked for; -1 without one."""
+        self.training: asyncio.Future[Any] | None = None
+        """The training under way; None when there is none."""
+        self._full_slot: int | None = None
+        self._waits = False
+
+    def champion_is(self, lineage: dict[str, Any]) -> None:
+        """Another version serves from now on."""
+        self.learned_to = int(lineage.get("slot", -1))
+        self._full_slot = self.learned_to if lineage.get("kind") in _FULL else None
+
+    async def step(self, state: ControllerState) -> ControllerState:
+        """Start what is due at the state's slot, conclude what has come to its slot."""
+        slot = state.slot
+        assert slot is not None
+        state = self._counted(state)
+        if state.pending is None and slot <= self.learned_to:
+            # A base that was trained by hand has seen this: its first update comes a full period
+            # after what it knows.
+            return replace(state, last_update_slot=slot)
+        if state.pending is None and (pending := await self._startable(state)) is not None:
+            told = {"update_id": pending.update_id, "slot": slot}
+            log.info("%s is due", pending.update_id, extra=told)
+            full = slot if pending.kind in _FULL else state.last_full_slot
+            state = replace(state, pending=pending, last_update_slot=slot, last_full_slot=full)
+        if state.pending is None:
+            return state
+        if await self._registry.verdict.remote(state.pending.update_id) is not None:
+            # Judged in a step that was cut short after the verdict: once is enough.
+            self.training = None
+            return replace(state, pending=None)
+        work = self._work(state.pending)
+        late = self._settings.when_late == "continue" and not work.done()
+        if slot < state.pending.effect_slot or late:
+            return state
+        try:
+            await self._conclude(state.pending, slot, await work)
+        except (FleetcastError, ValueError, RuntimeError, OSError, RayActorError) as error:
+            await self._give_up(state.pending, slot, error)
+        finally:
+            self.training = None
+        return replace(state, pending=None)
+
+    def _counted(self, state: ControllerState) -> ControllerState:
+        """The state with the last training from nothing in it, also one that was done by hand."""
+        known, found = state.last_full_slot, self._full_slot
+        if found is None and known is None and self._members.champion is not None:
+            found = state.slot  # not known any more: the period starts now
+        if found is None or (known is not None and found <= known):
+            return state
+        return replace(state, last_full_slot=found)
+
+    async def _startable(self, state: ControllerState) -> Pending | None:
+        """What is due, unless the disk is too full for another version."""
+        pending = await self._due(state)
+        if pending is None:
+            return None
+        full = not (await self._buffer.status.remote()).may_learn
+        if full and not self._waits:
+            told = {"update_id": pending.update_id}
+            log.warning("%s waits for free space", pending.update_id, extra=told)
+        self._waits = full
+        return None if full else pending
+
+    async def _due(self, state: ControllerState) -> Pending | None:
+        slot, settings = state.slot, self._settings
+        assert slot is not None
+        if self._members.complete and self._retrain_is_due(state):
+            return self._pending("retrain", slot, self._members.champion)
+        last = state.last_update_slot
+        if self._members.champion is not None:
+            # One trained by hand may know more than the last update did.
+            last = max(-1 if last is None else last, self.learned_to)
+        if last is not None and slot - last < settings.update_every:
+            return None
+        if not self._members.complete:
+            status = await self._buffer.status.remote()
+            if status.first_slot is None or slot < status.first_slot + settings.bootstrap:
+                return None
+            return self._pending("base", slot, None)
+        if not settings.learning or last is None:
+            return None
+        fresh = await self._buffer.new_rows_since.remote(last, slot)
+        if fresh < settings.min_samples:
+            return None
+        return self._pending("update", slot, self._members.champion)
+
+    def _retrain_is_due(self, state: ControllerState) -> bool:
+        every, last = self._settings.retrain_every, state.last_full_slot
+        if not self._settings.learning or not every or last is None:
+            return False
+        assert state.slot is not None
+        return state.slot - last >= every
+
+    def _pending(self, kind: Any, slot: int, parent: int | None) -> Pending:
+        return Pending(kind, f"{kind}-{slot}", slot, slot + self._settings.latency, parent)
+
+    def _work(self, pending: Pending) -> asyncio.Future[Any]:
+        """The training that is pending; submitted again after a restart."""
+        if self.training is None:
+            self.training = asyncio.ensure_future(self._train(pending))
+        return self.training
+
+    async def _train(self, pending: Pending) -> Any:
+        settings, slot = self._settings, pending.asked_slot
+        seed = settings.seed + slot
+        if pending.kind == "base":
+            windows = self._draw(slot, settings.history_hours, settings.base_windows, seed)
+            job = BaseJob(pending.update_id, slot, settings.seed)
+            return await self._trainer.train_base.remote(job, windows, self._holdout(slot))
+        if pending.kind == "retrain":
+            # Its weights are chosen on validation windows, which therefore come before those on
+            # which it is compared with the champion.
+            before = slot - settings.holdout_hours * settings.per_hour
+            windows = self._draw(before, settings.lookback_hours, settings.base_windows, seed)
+            job = BaseJob(pending.update_id, slot, seed, "retrain", pending.parent)
+            return await self._trainer.train_base.remote(job, windows, self._holdout(before))
+        assert pending.parent is not None
+        windows = self._draw(slot, settings.window_hours, settings.windows_per_update, seed)
+        update = UpdateJob(pending.update_id, slot, seed, pending.parent)
+        champion = self._registry.load.remote(pending.parent)
+        return await self._trainer.update.remote(update, champion, windows)
+
+    def _draw(self, as_of: int, hours: int, count: int, seed: int) -> Any:
+        """A reference to training windows that end before the holdout up to `as_of`."""
+        holdout = self._settings.holdout_hours
+        return self._buffer.draw.remote(
+            as_of=as_of, hours=hours, count=count, seed=seed, holdout_hours=holdout
+        )
+
+    def _holdout(self, slot: int) -> Any:
+        settings = self._settings
+        return self._buffer.holdout.remote(
+            as_of=slot, hours=settings.holdout_hours, every=settings.horizon
+        )
+
+    async def _give_up(self, pending: Pending, slot: int, error: Exception) -> None:
+        """A training that failed is put on record; the champion goes on."""
+        self.last_failure = f"{pending.update_id} failed: {error}"
+        told = {"update_id": pending.update_id, "slot": slot}
+        log.warning("%s", self.last_failure, extra=told)
+        detail = {"update_id": pending.update_id, "reason": str(error)}
+        await self._registry.note.remote("update_failed", slot=slot, detail=detail)
+
+    async def _conclude(self, pending: Pending, slot: int, result: Result) -> None:
+        """Gate the challenger and put the verdict on record."""
+        # What serves now: a job may have promoted another version than the parent meanwhile.
+        # One that lacks a target of today's schema is no match for a new base.
+        serves = self._members.champion if self._members.complete else pending.parent
+        champion = None if serves is None else self._registry.load.remote(serves)
+        known, scores = await self._trainer.judge.remote(
+            result.artifact, champion, self._holdout(slot)
+        )
+        decision = decide(known, scores, validate=self._settings.validate)
+        report = {
+            **decision.report,
+            "kind": pending.kind,
+            "training": dict(result.report),
+            "asked_slot": pending.asked_slot,
+            "effect_slot": slot,
+            "parent": pending.parent,
+        }
+        record = {"slot": slot, "update_id": pending.update_id, "reasons": decision.reasons}
+        version = await self._registry.register.remote(
+            result.artifact, update_id=pending.update_id, slot=slot
+        )
+        verdict = self._registry.promote if decision.promote else self._registry.reject
+        await verdict.remote(version, who="gate", report=report, **record)
+        self.last_failure = None
+        said = "promoted" if decision.promote else "rejected"
+        told = {"update_id": pending.update_id, "slot": slot, "version": version}
+        log.info("%s %s: %s", pending.update_id, said, "; ".join(decision.reasons), extra=told)

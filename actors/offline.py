@@ -1,0 +1,178 @@
+"""A model from history by hand: trained, judged by the same gate, registered.
+
+What a job on a cluster and `fleetcast train`, which needs no cluster, have in common. They differ
+in who holds the registry and the windows, and in where the training runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
+
+from actors import arguments
+from actors.settings import Settings
+from actors.trainer import make_trainer
+from connect.replay import Replay
+from forecast.artifact import Artifact
+from forecast.audit import AuditLog
+from forecast.config import Config
+from forecast.errors import DataError, RegistryError
+from forecast.registry import Registry
+from forecast.storage import OwnerLock
+from forecast.windows import RawWindows
+from train.buffer import Buffer, BufferStatus
+from train.gate import decide
+from train.trainer import BaseJob, Trainer
+
+_CHUNK_SLOTS = 96
+
+
+class History(Protocol):
+    """Where windows come from: a buffer, or the actor around one."""
+
+    def status(self) -> BufferStatus:
+        """The clock; see `Buffer.status`."""
+
+    def draw(
+        self, *, as_of: int, hours: int, count: int, seed: int, holdout_hours: int
+    ) -> RawWindows:
+        """Training windows; see `Buffer.draw`."""
+
+    def holdout(self, *, as_of: int, hours: int, every: int) -> RawWindows:
+        """Later windows; see `Buffer.holdout`."""
+
+
+def train_base(
+    config: Config, replay: Replay, *, progress: Literal["bar", "none"]
+) -> tuple[int | None, dict[str, Any]]:
+    """Train on the replay's history, in this process, and register what the gate accepts.
+
+    Returns the version, None when the gate refused, and the report. Raises StateError while a
+    running fleet owns the registry, TrainingError when there is too little history.
+    """
+    config.panel_dir.mkdir(parents=True, exist_ok=True)
+    given = arguments.registry(config)
+    folder, owner = given.pop("audit_dir"), given.pop("owner")
+    with OwnerLock(config.panel_dir / "owner.lock", owner) as lock:
+        registry = Registry(audit=AuditLog(folder), lock=lock, **given)
+        here = {**arguments.trainer(config), "workers": None, "bar": progress == "bar"}
+        settings, trainer = arguments.settings(config), make_trainer(**here)
+        history = history_of(config, replay)
+        version, promoted, report = train_and_judge(
+            registry, history, trainer, settings, kind="base", who="fleetcast train"
+        )
+        return version if promoted else None, report
+
+
+def train_and_judge(
+    registry: Any,
+    history: History,
+    trainer: Trainer,
+    settings: Settings,
+    *,
+    kind: Literal["base", "retrain"],
+    who: str,
+) -> tuple[int, bool, dict[str, Any]]:
+    """A model from nothing on what the history knows, against the champion where there is one.
+
+    Returns its version, whether it was promoted, and the report. A `base` learns from the whole
+    history, a `retrain` from its last `lookback_hours`. Raises RegistryError when the champion, the
+    one before the training or the one after it, and the model cannot be compared on windows that
+    neither has seen, TrainingError when there is too little history.
+    """
+    slot = _closed(history)
+    champion, known = _champion(registry)
+    before_holdout = slot - settings.holdout_hours * settings.per_hour
+    _refuse_seen(f"version {champion}", known, before_holdout)
+    # With a champion to compare with, nothing of the comparison's windows may be seen before.
+    as_of = slot if known is None else before_holdout
+    hours = settings.history_hours if kind == "base" else settings.lookback_hours
+    validation = history.holdout(as_of=as_of, hours=settings.holdout_hours, every=settings.horizon)
+    windows = history.draw(
+        as_of=as_of,
+        hours=hours,
+        count=settings.base_windows,
+        seed=settings.seed,
+        holdout_hours=settings.holdout_hours,
+    )
+    update_id = f"{'train' if kind == 'base' else kind}-{slot}-{int(time.time())}"
+    parent = champion if kind == "retrain" else None
+    job = BaseJob(update_id, slot, settings.seed, kind, parent)
+    result = trainer.train_base(job, windows, validation)
+    # A running fleet went on meanwhile: what serves now, on what is closed now.
+    (champion, known), closed = _champion(registry), _closed(history)
+    if known is not None:
+        before_holdout = closed - settings.holdout_hours * settings.per_hour
+        _refuse_seen(f"version {champion}", known, before_holdout)
+        _refuse_seen("the new model", result.artifact, before_holdout)
+    holdout = history.holdout(as_of=closed, hours=settings.holdout_hours, every=settings.horizon)
+    before, scores = trainer.judge(result.artifact, known, holdout)
+    decision = decide(before, scores, validate=settings.validate)
+    report = {
+        **decision.report,
+        "kind": kind,
+        "reasons": decision.reasons,
+        "training": dict(result.report),
+        "asked_slot": slot,
+        "effect_slot": closed,
+        "parent": parent,
+    }
+    version = registry.register(result.artifact, update_id=update_id, slot=closed)
+    verdict = registry.promote if decision.promote else registry.reject
+    verdict(
+        version,
+        slot=closed,
+        reasons=decision.reasons,
+        who=who,
+        update_id=update_id,
+        report=report,
+    )
+    return version, decision.promote, report
+
+
+def _closed(history: History) -> int:
+    slot = history.status().closed_slot
+    if slot is None:
+        raise DataError("no slot is closed yet: there is no history to learn from")
+    return slot
+
+
+def _champion(registry: Any) -> tuple[int | None, Artifact | None]:
+    """The version that serves, and its files."""
+    champion = registry.state().champion
+    return champion, None if champion is None else registry.load(champion)
+
+
+def _refuse_seen(name: str, artifact: Artifact | None, before: int) -> None:
+    """Raise RegistryError when a model has learned from slots after `before`."""
+    if artifact is not None and _seen_to(artifact.manifest.get("lineage", {})) > before:
+        raise RegistryError(
+            f"{name} has learned from slots after {before}, where the comparison with the other "
+            "one would begin: it could not be fair"
+        )
+
+
+def _seen_to(lineage: Mapping[str, Any]) -> int:
+    """The last slot a version was trained or chosen on."""
+    trained = int(lineage.get("trained_to_slot", -1))
+    if lineage.get("kind") == "update":
+        return trained
+    # A base of before this was kept was chosen on windows up to the slot it was asked for.
+    return max(trained, int(lineage.get("validated_to_slot", lineage.get("slot", -1))))
+
+
+def history_of(config: Config, replay: Replay) -> Buffer:
+    """A buffer in memory with the replay's history."""
+    buffer = Buffer(**{**arguments.stream(config), "directory": None})
+    fill(buffer, config, replay)
+    return buffer
+
+
+def fill(buffer: Buffer, config: Config, replay: Replay) -> None:
+    """Put a replay's history into a buffer, in event-time order."""
+    schema = config.panel.schema_of()
+    for slot in range(replay.first_slot, replay.start_slot, _CHUNK_SLOTS):
+        upto = min(slot + _CHUNK_SLOTS, replay.start_slot)
+        block, _ = replay.samples(slot, upto, schema=schema)
+        buffer.append(f"history-{slot}", block)

@@ -1,0 +1,299 @@
+"""What a config needs of its machines, before anything starts: memory, disk, series, CPU.
+
+The sizes follow from the config alone and hold for a full fleet of `buffer.max_servers`, each
+metric sampled once a step. Constants that were measured say in which unit and how; times hold for
+one core of the machine they were measured on, `fleetcast plan --measure` takes them anew.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from forecast.config import Config
+from forecast.errors import ConfigError
+from forecast.metrics import central_intervals
+from forecast.window_spec import WindowSpec
+
+Need = Literal["memory_mb", "disk_mb_per_day", "disk_mb", "metric_series", "cpu_seconds_per_step"]
+NEEDS: tuple[Need, ...] = get_args(Need)
+"""In the order shown; each but `disk_mb`, which is what stays on disk at most, is a key of
+`[limits]`."""
+
+MIB = 1 << 20
+MEMBERS = 3
+"""Members that issue forecasts of record: the champion and two baselines."""
+
+# MiB a process holds beside its data: PSS (pages shared by processes count once) after 400 slots of
+# the demo fleet, 8 servers. Linux, Python 3.11.7, Ray 2.60.0, torch 2.13.0 for CPU.
+_REGISTRY, _BUFFER, _LEDGER, _CONTROLLER, _TRAINER = 100, 105, 100, 390, 550
+_GATEWAY, _INGEST, _FORECASTER, _BOOTSTRAP = 410, 135, 405, 395
+_RAY = 620
+"""GCS, raylet, agents, dashboard 370; Serve's controller and one proxy 250."""
+
+# Bytes.
+_SAMPLE_BYTES = 24
+"""Series, time and value, in memory as in the log."""
+_LOG_ROW_BYTES = 29
+"""Name, role and zone of a server in a request's head; measured with names of 11 letters."""
+_NAME_BYTES = 150
+"""One server's state in a snapshot, as JSON."""
+_AUDIT_BYTES = 5000
+"""Audit records of one update: registered, judged, retired; measured over 11 updates."""
+
+_ARTIFACT_HEAD = 100_000
+"""Names and shapes of about 670 tensors, and the manifest."""
+
+_FOLD = 5.4
+"""Bytes an append of a whole slot takes for a moment, per byte of raw samples kept; tracemalloc,
+500 servers, 4 metrics."""
+_JOIN = 5.0
+"""The same of scoring a slot, per byte of its joined forecasts in float64; 500 servers."""
+_SPREAD_HOURS = 48
+_SQLITE_WRITES = 3.0
+"""Bytes the ledger writes for a byte it is given: pages to its log, then to the file; the process's
+write counter over 60 slots of 200 servers."""
+
+# Seconds of one core, process time on a 2-core cloud machine without a GPU.
+_APPEND_S = 11e-6
+"""One sample into log and grid; 500 servers, 4 metrics, one request a slot."""
+_PARSE_S = 6e-6
+"""One row of 4 metrics from JSON."""
+_CUT_S = 33e-6
+"""One server's window."""
+_SCORE_S = 50e-9
+"""One quantile of one server, target, step and member against what came."""
+_PUBLISH_S = 5e-9
+"""One byte of a snapshot packed or unpacked."""
+_FORWARD_S = 0.2e-6
+_FORWARD_HIDDEN_S = 0.01e-6
+"""One window through the network, per slot and column: a constant, and more by `hidden_size`.
+Measured 0.31 to 0.39 us at 16 and 32, 0.82 us at 64."""
+_LEARN_FORWARDS = 7.0
+"""A window's training step, in forward passes; 4.7 to 7.4 measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Seconds of one core for one window: through the network, and through a training step."""
+
+    forward_s: float
+    learn_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One part of a need, and where it arises."""
+
+    need: Need
+    what: str
+    amount: float
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a config needs, part by part, and its limits."""
+
+    items: tuple[Item, ...]
+    limits: Mapping[str, float | None]
+
+    def total(self, need: Need) -> float:
+        """The sum of one need's parts."""
+        return sum(item.amount for item in self.items if item.need == need)
+
+    def over(self) -> tuple[str, ...]:
+        """One line for each need above its limit."""
+        return tuple(
+            f"limits.{need}: needs {shown(self.total(need))}, the limit is {shown(limit)}"
+            for need in NEEDS
+            if (limit := self.limits.get(need)) is not None and self.total(need) > limit
+        )
+
+    def refuse(self) -> None:
+        """Raise ConfigError naming every limit that is passed, the need and the limit."""
+        if lines := self.over():
+            raise ConfigError("\n".join([*lines, "`fleetcast plan` shows where it goes"]))
+
+    def line(self) -> str:
+        """All needs in one line."""
+        memory, written, kept, series, cpu = (shown(self.total(need)) for need in NEEDS)
+        return (
+            f"needs up to {memory} MB of memory, {kept} MB of disk ({written} MB written a day), "
+            f"{series} metric series, {cpu} CPU seconds a step"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Flat: each need, its limit (null: none), and its parts by their words."""
+        flat: dict[str, Any] = {}
+        for need in NEEDS:
+            flat[need] = round(self.total(need), 3)
+            flat[f"{need}.limit"] = self.limits.get(need)
+            for item in self.items:
+                if item.need == need:
+                    part = re.sub(r"\W+", "_", item.what.lower()).strip("_")
+                    flat[f"{need}.{part}"] = round(item.amount, 3)
+        return flat
+
+
+def shown(number: float) -> str:
+    """A number as a person reads it: three digits of a small one, whole large ones.
+
+    >>> shown(12345.6), shown(0.01234)
+    ('12,346', '0.0123')
+    """
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
+
+
+class Sizes:
+    """Bytes and counts of one config's data structures."""
+
+    def __init__(self, config: Config) -> None:
+        panel, online = config.panel, config.online_learning
+        schema = panel.schema_of()
+        self.servers, self.metrics = config.buffer.max_servers, len(panel.metrics)
+        self.targets, self.levels = len(panel.targets), len(panel.quantiles)
+        self.context, self.horizon = panel.context_slots, panel.horizon_slots
+        self.day = 86400 // panel.step
+        window = WindowSpec(panel.step, self.context, self.horizon, schema.metrics, schema.targets)
+        self.columns = len(window.reals)
+        self.read_columns = len(window.known_reals) + len(window.unknown_reals)
+        self.length = self.context + self.horizon
+
+        ring = (config.buffer.history_days + 1) * self.day
+        self.grid = self.servers * ring * (4 * self.metrics + 8) + 8 * ring
+        """The buffer's grid; also what its snapshot takes on disk."""
+        kept_slots = -(-config.clock.out_of_order // panel.step)
+        self.raw = self.servers * self.metrics * kept_slots * _SAMPLE_BYTES
+        self.window = 4 * self.metrics * (3 * self.length + 1) + _NAME_BYTES
+        """One window as it is cut: its values, those a day and a week before."""
+        self.features = 4 * (self.length * self.columns + self.horizon * self.targets)
+        """One window as the network reads it."""
+        self.block = 4 * self.servers * self.horizon * self.targets * self.levels
+        """One member's forecasts of record at one slot."""
+        width = 5 + len(central_intervals(panel.quantiles))
+        self.sums = 8 * self.servers * self.targets * self.horizon * width
+        """One member's sums of one day, by server."""
+        self.report = 8 * MEMBERS * self.servers * self.targets
+        self.snapshot = self.servers * self.window + MEMBERS * self.block
+        self.holdout = self.servers * (online.gate_holdout_hours * 3600 // panel.horizon + 1)
+        """Windows a gate compares on."""
+        self.log_slot = self.servers * (self.metrics * _SAMPLE_BYTES + _LOG_ROW_BYTES)
+        """Log bytes of one slot of the fleet."""
+        hidden, model = config.model.hidden_size, config.model
+        # Least squares over 72 networks: within 15 %.
+        weights = (49 + 17 * model.lstm_layers) * hidden**2
+        weights += 86 * (self.columns + len(window.known_reals)) * model.hidden_continuous_size
+        self.artifact = 4 * weights + _ARTIFACT_HEAD + 2 * self.window
+        self.updates = 1440 / online.update_frequency_minutes if online.enabled else 0.0
+        """Updates a day, at most."""
+
+
+def plan(config: Config, *, series: Mapping[str, int], rates: Rates | None = None) -> Plan:
+    """The needs of a config.
+
+    `series` says how many metric series it shows, by where; without `rates` the constants hold.
+    """
+    sizes = Sizes(config)
+    items = [*_memory(config, sizes), *_disk(config, sizes)]
+    items += [Item("metric_series", what, count, "Prometheus") for what, count in series.items()]
+    items += _cpu(config, sizes, rates or _rates(config, sizes))
+    return Plan(tuple(items), config.limits.model_dump())
+
+
+def _memory(config: Config, sizes: Sizes) -> Iterator[Item]:
+    serve, keeping = config.serve, _state_node(config)
+    gateways = serve.gateway_replicas
+    windows = config.training.windows + sizes.holdout
+    learned = windows * sizes.features
+    joined = 8 * MEMBERS * sizes.block // 4  # one step of each open block, in float64
+    spread = _SPREAD_HOURS * sizes.servers * (4 * sizes.metrics + 1)
+    parts: list[tuple[str, float, float, str]] = [
+        # what, MiB of processes, bytes of data, where
+        ("Ray and Serve", _RAY, 0, "head"),
+        ("bootstrap", _BOOTSTRAP, 0, "any node"),
+        ("registry", _REGISTRY, 2 * sizes.artifact, keeping),
+        ("buffer", _BUFFER, spread, keeping),
+        ("buffer grid", 0, sizes.grid, keeping),
+        # It reads its snapshot whole; growing by doubling takes no more.
+        ("buffer grid at a start", 0, sizes.grid, keeping),
+        ("buffer raw samples", 0, sizes.raw * (1 + _FOLD), keeping),
+        # Blocks until they mature, the open day's sums with those of the slot, the snapshot packed.
+        ("ledger", _LEDGER, 2 * sizes.snapshot + 2 * MEMBERS * sizes.sums, keeping),
+        ("ledger open forecasts", 0, sizes.horizon * MEMBERS * sizes.block, keeping),
+        ("ledger scoring", 0, joined * _JOIN, keeping),
+        ("controller", _CONTROLLER, 2 * sizes.snapshot, keeping),
+        ("trainer", _TRAINER * (1 + config.trainer.workers), learned, "any node"),
+        ("gateways", _GATEWAY * gateways, 2 * gateways * sizes.snapshot, "any node"),
+        ("ingest", _INGEST, 0, "any node"),
+        # So much for each gateway and for the buffer before more is refused.
+        ("rows on their way in", serve.max_ingest_mb_in_flight * (gateways + 1), 0, "any node"),
+        ("forecasters", _FORECASTER * serve.forecaster_replicas, 0, "any node"),
+        ("windows in shared memory", 0, windows * sizes.window + 2 * sizes.snapshot, keeping),
+    ]
+    for what, mib, data, where in parts:
+        yield Item("memory_mb", what, mib + data / MIB, where)
+
+
+def _disk(config: Config, sizes: Sizes) -> Iterator[Item]:
+    """Bytes written a day, and bytes kept at most."""
+    every = config.buffer.snapshot_every_mb * MIB
+    log = sizes.log_slot * sizes.day
+    blocks, reports = MEMBERS * sizes.block, sizes.report
+    retained = max(sizes.day, sizes.horizon)
+    sums = MEMBERS * sizes.sums
+    a_day = _SQLITE_WRITES * sizes.day
+    versions = config.online_learning.keep_model_versions + 3  # champion, previous and base too
+    audit = sizes.updates * _AUDIT_BYTES
+    parts: list[tuple[str, float, float]] = [
+        ("buffer log", log, every),
+        # While a snapshot is written the one before it is still there.
+        ("buffer snapshots", log / every * sizes.grid, 2 * sizes.grid),
+        ("ledger forecasts", blocks * a_day, blocks * retained),
+        ("ledger reports", reports * a_day, reports * retained),
+        ("ledger sums", sums * a_day, sums * config.buffer.history_days),
+        ("ledger snapshot", sizes.snapshot * a_day, 2 * sizes.snapshot),
+        ("versions", sizes.updates * sizes.artifact, versions * sizes.artifact),
+        ("audit log", audit, 365 * audit),  # it is never cut: a year of it
+    ]
+    for what, written, kept in parts:
+        where = "storage_path" if what == "versions" and config.storage_path else "state_dir"
+        yield Item("disk_mb_per_day", what, written / MIB, where)
+        yield Item("disk_mb", what, kept / MIB, where)
+
+
+def _cpu(config: Config, sizes: Sizes, rates: Rates) -> Iterator[Item]:
+    online, keeping = config.online_learning, _state_node(config)
+    servers, samples = sizes.servers, sizes.servers * sizes.metrics
+    cells = MEMBERS * sizes.block // 4  # one step of each open block
+    readers = 2 + config.serve.gateway_replicas
+    lessons = online.online_epochs * online.windows_per_update * rates.learn_s
+    judged = 2 * sizes.holdout * rates.forward_s
+    retrain = config.training.max_steps * config.training.batch_size * rates.learn_s
+    retrains = 24 / online.retrain_interval_hours if online.retrain_interval_hours else 0.0
+    parts = [
+        ("parse rows", servers * _PARSE_S, "any node"),
+        ("keep samples", samples * _APPEND_S, keeping),
+        ("score", cells * _SCORE_S, keeping),
+        ("forecast of record", servers * (_CUT_S + rates.forward_s), keeping),
+        ("publish", readers * sizes.snapshot * _PUBLISH_S, keeping),
+        ("updates", (lessons + judged) * sizes.updates / sizes.day, "trainer"),
+        ("retrains", retrain * retrains / sizes.day, "trainer"),
+    ]
+    for what, amount, where in parts:
+        yield Item("cpu_seconds_per_step", what, amount, where)
+
+
+def _rates(config: Config, sizes: Sizes) -> Rates:
+    per_cell = _FORWARD_S + _FORWARD_HIDDEN_S * config.model.hidden_size
+    forward = per_cell * sizes.length * sizes.read_columns
+    return Rates(forward, _LEARN_FORWARDS * forward)
+
+
+def _state_node(config: Config) -> str:
+    """Where the actors that own `state_dir` run, in words."""
+    if isinstance(config.state_node, str):
+        return "head" if config.state_node == "head" else "any node"
+    return ", ".join(f"{name}={value}" for name, value in sorted(config.state_node.items()))

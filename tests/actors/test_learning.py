@@ -1,0 +1,196 @@
+"""Which training is due when: the rules alone, over stand-ins that remember what was asked."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from actors import arguments
+from actors.learning import Learning
+from actors.local import LocalHandle
+from actors.state import ControllerState, Pending, StateFile
+from tests.actors.scenario import small_config, small_replay
+
+REPLAY = small_replay()
+HOUR = 12
+RETRAIN = {"retrain_interval_hours": 10, "lookback_days": 2}
+
+
+class _Buffer:
+    """A history from slot 0 on; `draw` and `holdout` give back what was asked."""
+
+    def __init__(self):
+        self.may_learn = True
+        self.rows = 1000
+
+    async def status(self):
+        return SimpleNamespace(first_slot=0, may_learn=self.may_learn)
+
+    async def new_rows_since(self, slot, as_of):
+        return self.rows
+
+    async def draw(self, **query):
+        return query
+
+    async def holdout(self, **query):
+        return query
+
+
+class _Trainer:
+    """Fails every training, after writing down what it was asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    async def train_base(self, job, windows, validation):
+        self.asked.append((job, windows, validation))
+        raise RuntimeError("out of luck")
+
+    async def update(self, job, champion, windows):
+        self.asked.append((job, windows, None))
+        raise RuntimeError("out of luck")
+
+
+class _Registry:
+    async def verdict(self, update_id):
+        return None
+
+    async def load(self, version):
+        return version
+
+    async def note(self, kind, **detail):
+        return None
+
+
+class _Scene:
+    """A champion that was trained at slot 1000, and a clock to turn."""
+
+    def __init__(self, tmp_path, *, kind="base", **learning):
+        config = small_config(tmp_path, REPLAY, **learning)
+        self.settings = arguments.settings(config)
+        self.buffer, self.trainer = _Buffer(), _Trainer()
+        self.members = SimpleNamespace(champion=3, complete=True)
+        self.learning = Learning(
+            buffer=LocalHandle(self.buffer),
+            trainer=LocalHandle(self.trainer),
+            registry=LocalHandle(_Registry()),
+            members=self.members,
+            settings=self.settings,
+        )
+        self.learning.champion_is({"kind": kind, "slot": 1000})
+        self.state = ControllerState(slot=1000, last_update_slot=1000)
+
+    async def to(self, slot):
+        """Step slot by slot; what became due on the way."""
+        due = []
+        while self.state.slot < slot:
+            before = self.state.pending
+            state = dataclasses.replace(self.state, slot=self.state.slot + 1)
+            self.state = await self.learning.step(state)
+            if self.state.pending is not None and before is None:
+                due.append(self.state.pending)
+        return due
+
+
+async def test_a_retrain_comes_a_period_after_the_last_training_from_nothing(tmp_path):
+    scene = _Scene(tmp_path, **RETRAIN)
+    due = await scene.to(1000 + 25 * HOUR)
+    assert [p.asked_slot for p in due if p.kind == "retrain"] == [1120, 1240]
+    assert due[4] == Pending("retrain", "retrain-1120", 1120, 1121, 3)
+    updates = [p.asked_slot for p in due if p.kind == "update"]
+    assert updates == [1024, 1048, 1072, 1096, 1144, 1168, 1192, 1216, 1264, 1288]
+
+
+@pytest.mark.parametrize("changes", [{"retrain_interval_hours": 0}, {"enabled": False}])
+async def test_without_a_period_or_without_learning_there_is_no_retrain(changes, tmp_path):
+    scene = _Scene(tmp_path, **{**RETRAIN, **changes})
+    assert not [p for p in await scene.to(1300) if p.kind == "retrain"]
+
+
+async def test_a_retrain_reads_the_lookback_and_nothing_it_is_compared_on(tmp_path):
+    scene = _Scene(tmp_path, **RETRAIN)
+    await scene.to(1123)
+    job, windows, validation = scene.trainer.asked[-1]
+    before = 1120 - scene.settings.holdout_hours * HOUR
+    assert (job.kind, job.parent, job.seed) == ("retrain", 3, scene.settings.seed + 1120)
+    assert windows["hours"] == 48
+    assert windows["as_of"] == validation["as_of"] == before
+    assert "retrain-1120 failed: out of luck" in scene.learning.last_failure
+
+
+async def test_a_retrain_done_by_hand_begins_the_period_anew(tmp_path):
+    scene = _Scene(tmp_path, **RETRAIN)
+    await scene.to(1100)
+    scene.learning.champion_is({"kind": "retrain", "slot": 1110})
+    due = await scene.to(1240)
+    assert [p.asked_slot for p in due if p.kind == "retrain"] == [1230]
+
+
+async def test_a_promoted_update_does_not_begin_it_anew(tmp_path):
+    scene = _Scene(tmp_path, **RETRAIN)
+    await scene.to(1100)
+    scene.learning.champion_is({"kind": "update", "slot": 1098})
+    assert [p.asked_slot for p in await scene.to(1122) if p.kind == "retrain"] == [1120]
+
+
+async def test_where_nobody_knows_when_the_last_one_was_the_period_begins_now(tmp_path):
+    scene = _Scene(tmp_path, kind="update", **RETRAIN)
+    due = await scene.to(1130)
+    # Ten hours after 1001, and a slot later: an update is under way just then.
+    assert [p.asked_slot for p in due if p.kind == "retrain"] == [1122]
+
+
+async def test_with_too_little_disk_nothing_starts_until_there_is_more(tmp_path, caplog):
+    scene = _Scene(tmp_path)
+    scene.buffer.may_learn = False
+    assert await scene.to(1040) == []
+    assert caplog.text.count("waits for free space") == 1
+    scene.buffer.may_learn = True
+    assert [p.update_id for p in await scene.to(1042)] == ["update-1041"]
+
+
+async def test_a_challenger_is_compared_with_what_a_job_promoted_meanwhile(tmp_path):
+    scene = _Scene(tmp_path)
+    judged = []
+
+    async def update(job, champion, windows):
+        return SimpleNamespace(artifact="challenger", report={}, update_id=job.update_id)
+
+    async def judge(challenger, champion, holdout):
+        judged.append((challenger, champion))
+        raise RuntimeError("enough")
+
+    scene.trainer.update, scene.trainer.judge = update, judge
+    due = await scene.to(1024)
+    assert [p.parent for p in due] == [3]
+    scene.members.champion = 4
+    await scene.to(1026)
+    assert judged == [("challenger", 4)]
+
+
+async def test_a_disk_that_is_full_fails_the_update_and_not_the_step(tmp_path):
+    scene = _Scene(tmp_path)
+
+    async def judge(challenger, champion, holdout):
+        raise OSError(28, "No space left on device")
+
+    async def update(job, champion, windows):
+        return SimpleNamespace(artifact="challenger", report={}, update_id=job.update_id)
+
+    scene.trainer.update, scene.trainer.judge = update, judge
+    await scene.to(1026)
+    assert scene.state.pending is None
+    assert "No space left" in scene.learning.last_failure
+
+
+def test_a_state_file_of_before_retrains_is_read(tmp_path):
+    path = tmp_path / "state.json"
+    old = {"format": 1, "slot": 7, "last_update_slot": 3, "pending": None}
+    path.write_text(json.dumps(old))
+    assert StateFile(path).load() == ControllerState(7, 3, None, None)
+    state = ControllerState(9, 3, Pending("retrain", "retrain-3", 3, 4, 1), 3)
+    StateFile(path).save(state)
+    assert StateFile(path).load() == state

@@ -1,0 +1,154 @@
+"""Which actors exist: what they ask for, what a redeploy replaces, who may own a state."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import ray
+
+from actors import handles, topology
+from forecast.audit import AuditLog
+from forecast.errors import StateError
+from tests.actors.scenario import small_config, small_replay
+
+on_ray = [pytest.mark.ray, pytest.mark.slow]
+
+REPLAY = small_replay()
+
+
+def fleet(state_dir, name, **learning):
+    return small_config(state_dir, REPLAY, **learning).model_copy(update={"fleet": name})
+
+
+def identities(config):
+    """What each actor says of itself, by role."""
+    found = {role: handles.find(config.fleet, config.panel.name, role) for role in handles.ROLES}
+    said = ray.get([actor.identity.remote() for actor in found.values()])
+    return dict(zip(found, said, strict=True))
+
+
+@pytest.fixture
+def started(ray_cluster):
+    """Starts fleets and ends them."""
+    configs = []
+
+    def start(config):
+        configs.append(config)
+        return topology.ensure(config)
+
+    yield start
+    for config in configs:
+        topology.stop(config)
+
+
+def test_a_change_of_how_updates_learn_concerns_the_trainer_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    before = {s.role: s.digest("code") for s in topology.specs(fleet(tmp_path, "a"))}
+    after = {
+        s.role: s.digest("code")
+        for s in topology.specs(fleet(tmp_path, "a", online_learning_rate=5e-4))
+    }
+    assert [role for role in before if before[role] != after[role]] == [handles.TRAINER]
+
+
+def test_other_code_concerns_everybody(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    specs = topology.specs(fleet(tmp_path, "a"))
+    assert all(spec.digest("code") != spec.digest("other code") for spec in specs)
+
+
+def test_what_keeps_state_stays_where_the_state_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    config = fleet(tmp_path, "a")
+
+    def options(state_node):
+        chosen = config.model_copy(update={"state_node": state_node})
+        return {spec.role: spec.options for spec in topology.specs(chosen)}
+
+    on_head = {"resources": {"node:__internal_head__": 0.001}}
+    assert options("head") == {
+        handles.REGISTRY: on_head,
+        handles.BUFFER: on_head,
+        handles.LEDGER: on_head,
+        handles.TRAINER: {},
+    }
+    assert options({"disk": "fast"})[handles.BUFFER] == {"label_selector": {"disk": "fast"}}
+    assert options("any")[handles.BUFFER] == {}
+
+
+class TestOnRay:
+    pytestmark = on_ray
+
+    def test_a_redeploy_replaces_what_changed_and_is_audited(self, started, tmp_path):
+        first = fleet(tmp_path, "redeployed")
+        started(first)
+        before = identities(first)
+        second = fleet(tmp_path, "redeployed", online_learning_rate=5e-4)
+        topology.ensure(second, who="ann")
+        after = identities(second)
+        topology.ensure(second)
+        again = identities(second)
+        replaced = [role for role in before if before[role]["pid"] != after[role]["pid"]]
+        assert replaced == [handles.TRAINER, handles.CONTROLLER]
+        assert after[handles.TRAINER]["config"]["online_learning"]["online_learning_rate"] == 5e-4
+        assert {role: said["pid"] for role, said in again.items()} == {
+            role: said["pid"] for role, said in after.items()
+        }
+        records = AuditLog(first.panel_dir / "audit").records()
+        assert [(r.kind, r.who, r.detail) for r in records] == [
+            (
+                "redeploy",
+                "ann",
+                {
+                    "actors": [handles.CONTROLLER, handles.TRAINER],
+                    "config": {"online_learning.online_learning_rate": [1e-3, 5e-4]},
+                    "code": None,
+                },
+            )
+        ]
+
+    def test_an_actor_that_found_no_room_does_not_stand_in_the_way_of_the_next_deploy(
+        self, started, tmp_path, monkeypatch
+    ):
+        good = fleet(tmp_path, "roomless")
+        wanting = good.model_copy(
+            update={"trainer": good.trainer.model_copy(update={"device": "gpu"})}
+        )
+        monkeypatch.setattr(topology, "_START_S", 10)
+        monkeypatch.setattr(topology, "_ANSWER_S", 6)
+        with pytest.raises(StateError, match="the trainer did not start in 10 s"):
+            started(wanting)
+        monkeypatch.setattr(topology, "_START_S", 180)
+        topology.ensure(good)
+        assert identities(good)[handles.TRAINER]["config"]["trainer"]["device"] == "auto"
+
+    def test_two_fleets_share_a_cluster_but_no_state(self, started, tmp_path):
+        one, other = fleet(tmp_path / "one", "one"), fleet(tmp_path / "other", "other")
+        started(one)
+        started(other)
+        pids = [said["pid"] for config in (one, other) for said in identities(config).values()]
+        assert len(set(pids)) == 2 * len(handles.ROLES)
+        topology.stop(other)
+        assert len(identities(one)) == len(handles.ROLES)
+        assert handles.find("other", other.panel.name, handles.BUFFER) is None
+        thief = fleet(tmp_path / "one", "thief")
+        with pytest.raises(StateError, match="owned by 'fleet one'"):
+            started(thief)
+
+    def test_a_second_head_on_the_same_state_is_fenced_and_says_so(self, started, tmp_path):
+        started(fleet(tmp_path, "first-head"))
+        config = fleet(tmp_path, "first-head").model_dump_json()
+        environment = {key: value for key, value in os.environ.items() if "RAY_ADDRESS" not in key}
+        second = subprocess.run(
+            [sys.executable, "-m", "tests.actors.second_head"],
+            input=config,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        assert "owned by 'fleet first-head'" in second.stdout, second.stdout + second.stderr
+        assert "epoch 1" in second.stdout

@@ -1,0 +1,45 @@
+"""Callers of a served fleet: their tokens, and all they can ask."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from pathlib import Path
+
+import httpx
+
+OPEN = {"/healthz", "/readyz", "/docs", "/openapi.json"}
+READER, AGENT = "reader-4f1c9b", "agent-77d0aa"
+
+
+def entry(token: str, name: str, scope: str) -> str:
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    return f'[[tokens]]\nname = "{name}"\nsha256 = "{digest}"\nscopes = ["{scope}"]\n'
+
+
+def tokens_in(folder: Path) -> Path:
+    path = folder / "tokens.toml"
+    path.write_text(entry(READER, "grafana", "read") + entry(AGENT, "agents", "ingest"))
+    return path
+
+
+def bearer(token: str, **more: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}", **more}
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def every_route(http: httpx.Client) -> list[tuple[str, str]]:
+    """(method, path) of all the app knows, the pages it does not list included."""
+    paths = http.get("/openapi.json").json()["paths"]
+    listed = [(method.upper(), path) for path, ways in paths.items() for method in ways]
+    assert len(listed) > 10
+    return [(way, path.replace("{name}", "1")) for way, path in (*listed, ("GET", "/"))]

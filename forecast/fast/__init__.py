@@ -1,0 +1,1 @@
+"""The same network, several times faster: one form that trains, one that serves."""

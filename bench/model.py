@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from bench.operations import counted, uncounted
 from bench.streams import Stream, demo, real_streams, widened
 from bench.turns import medians, say
+from forecast.definition import define, defined_forward
 from forecast.fast.exact import FastTFT
 from forecast.fast.serving import ServingTFT
-from forecast.model import ModelSpec, build, forward, pinball
+from forecast.model import ModelSpec, pinball
 from forecast.window_spec import WindowSpec
 from forecast.windows import Windows, transform
 
@@ -98,7 +99,7 @@ def trained(
     spec: ModelSpec, stream: Stream, steps: int
 ) -> tuple[TemporalFusionTransformer, FastTFT]:
     """One network in both forms, after so many steps on the stream."""
-    network = build(spec, seed=_SEED)
+    network = define(spec, seed=_SEED)
     fast = FastTFT.of(network)
     optimizer = torch.optim.Adam(fast.parameters(), lr=3e-3, fused=True)
     windows = cut(stream, spec, _TRAIN_BATCH * max(1, min(steps, 64)))
@@ -141,7 +142,7 @@ def forwards(
         with torch.inference_mode():
             theirs, exact, ours = medians(
                 [
-                    partial(forward, network, windows),
+                    partial(defined_forward, network, windows),
                     partial(fast, *given),
                     partial(serving, *given),
                 ],
@@ -167,13 +168,13 @@ def training(
     device = str(next(network.parameters()).device)
     windows = cut(stream, spec, batch)
     given = inputs(windows, device)
-    theirs, ours = build(spec, seed=_SEED).to(device), FastTFT.of(network).train()
+    theirs, ours = define(spec, seed=_SEED).to(device), FastTFT.of(network).train()
     theirs.load_state_dict(network.state_dict())
     first = torch.optim.Adam(theirs.parameters(), lr=1e-3)
     second = torch.optim.Adam(ours.parameters(), lr=1e-3, fused=True)
     slow, quick = medians(
         [
-            lambda: _step(theirs, first, windows, lambda part: forward(theirs, part), spec),
+            lambda: _step(theirs, first, windows, lambda part: defined_forward(theirs, part), spec),
             lambda: _step(ours, second, windows, lambda _: ours(*given), spec),
         ],
         rounds,
@@ -195,7 +196,7 @@ def errors(data: Path | None, setting: Setting) -> dict[str, Any]:
         windows = cut(stream, spec, setting.windows, seed=3)
         with torch.inference_mode():
             found = serving(*inputs(windows))
-            error = float((found - forward(network, windows)).abs().max())
+            error = float((found - defined_forward(network, windows)).abs().max())
         print(f"{stream.name}: error {error:.1e}, {serving.outside.values} inputs off the tables")
         worst, outside = max(worst, error), outside + serving.outside.values
     return {"max_error": float(f"{worst:.3g}"), "out_of_range": outside}
@@ -213,7 +214,7 @@ def shares(
     rate = 2 * 1024**3 / product_s
     with torch.no_grad():
         done = counted(partial(serving, *given)) + uncounted(spec, len(windows), tables=True)
-        needed = counted(partial(forward, network, windows))
+        needed = counted(partial(defined_forward, network, windows))
         needed += uncounted(spec, len(windows), tables=False)
     print(f"matrix products: {rate / 1e9:.0f} GFLOP/s; 64 windows: {done / 1e9:.3f} GFLOP done")
     return {
@@ -240,12 +241,12 @@ def large(rounds: int) -> dict[str, Any]:
         with torch.inference_mode():
             theirs, ours = medians(
                 [
-                    partial(forward, network, windows),
+                    partial(defined_forward, network, windows),
                     partial(serving, *given),
                 ],
                 rounds,
             )
-            error = float((serving(*given) - forward(network, windows)).abs().max())
+            error = float((serving(*given) - defined_forward(network, windows)).abs().max())
         say(f"large: forward of {count} windows", theirs, serving=ours)
         figures[f"large_forward{count}_speedup"] = round(theirs / ours, 2)
     figures["large_max_error"] = float(f"{error:.3g}")
@@ -269,7 +270,7 @@ def gpu(stream: Stream, spec: ModelSpec, rounds: int) -> dict[str, Any]:
     if not torch.cuda.is_available():
         return figures
     figures["gpu_name"] = torch.cuda.get_device_name()
-    network = build(spec, seed=_SEED).eval().cuda()
+    network = define(spec, seed=_SEED).eval().cuda()
     fast = FastTFT.of(network)
     for count in (64, 512):
         windows = cut(stream, spec, count)
@@ -277,7 +278,7 @@ def gpu(stream: Stream, spec: ModelSpec, rounds: int) -> dict[str, Any]:
         with torch.inference_mode():
             theirs, ours = medians(
                 [
-                    partial(forward, network, windows),
+                    partial(defined_forward, network, windows),
                     partial(fast, *given),
                 ],
                 rounds * 3,

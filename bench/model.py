@@ -104,15 +104,15 @@ def trained(
     optimizer = torch.optim.Adam(fast.parameters(), lr=3e-3, fused=True)
     windows = cut(stream, spec, _TRAIN_BATCH * max(1, min(steps, 64)))
     torch.manual_seed(_SEED)
-    for step in range(steps):
-        rows = np.arange(_TRAIN_BATCH) + step * _TRAIN_BATCH
+    for turn in range(steps):
+        rows = np.arange(_TRAIN_BATCH) + turn * _TRAIN_BATCH
         batch = windows.select(rows % len(windows))
-        _step(fast, optimizer, batch, lambda part: fast(*inputs(part)), spec)
+        step(fast, optimizer, batch, lambda part: fast(*inputs(part)), spec)
     network.load_state_dict(fast.state_dict())
     return network.eval(), fast.eval()
 
 
-def _step(
+def step(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     batch: Windows,
@@ -174,8 +174,8 @@ def training(
     second = torch.optim.Adam(ours.parameters(), lr=1e-3, fused=True)
     slow, quick = medians(
         [
-            lambda: _step(theirs, first, windows, lambda part: defined_forward(theirs, part), spec),
-            lambda: _step(ours, second, windows, lambda _: ours(*given), spec),
+            lambda: step(theirs, first, windows, lambda part: defined_forward(theirs, part), spec),
+            lambda: step(ours, second, windows, lambda _: ours(*given), spec),
         ],
         rounds,
     )

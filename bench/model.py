@@ -29,7 +29,7 @@ from bench.turns import medians, say
 from forecast.definition import define, defined_forward
 from forecast.fast.exact import FastTFT
 from forecast.fast.serving import ServingTFT
-from forecast.model import ModelSpec, pinball
+from forecast.model import ModelSpec, network_inputs, pinball
 from forecast.window_spec import WindowSpec
 from forecast.windows import Windows, transform
 
@@ -88,13 +88,6 @@ def cut(stream: Stream, spec: ModelSpec, count: int, seed: int = 0) -> Windows:
     return transform(stream.windows(window.context, window.horizon, count, seed), window)
 
 
-def inputs(windows: Windows, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
-    """What both fast forms read."""
-    given = (windows.encoder_cont, windows.decoder_cont, windows.encoder_cat[:, 0])
-    first, second, third = (torch.from_numpy(array).to(device) for array in given)
-    return first, second, third
-
-
 def trained(
     spec: ModelSpec, stream: Stream, steps: int
 ) -> tuple[TemporalFusionTransformer, FastTFT]:
@@ -107,7 +100,7 @@ def trained(
     for turn in range(steps):
         rows = np.arange(_TRAIN_BATCH) + turn * _TRAIN_BATCH
         batch = windows.select(rows % len(windows))
-        step(fast, optimizer, batch, lambda part: fast(*inputs(part)), spec)
+        step(fast, optimizer, batch, lambda part: fast(*network_inputs(part)), spec)
     network.load_state_dict(fast.state_dict())
     return network.eval(), fast.eval()
 
@@ -138,7 +131,7 @@ def forwards(
     figures: dict[str, Any] = {}
     for count, more in ((1, 8), (64, 3), (512, 1)):
         windows = cut(stream, spec, count)
-        given = inputs(windows)
+        given = network_inputs(windows)
         with torch.inference_mode():
             theirs, exact, ours = medians(
                 [
@@ -167,7 +160,7 @@ def training(
     """How many times faster a step is, dropout and optimiser included, and its seconds."""
     device = str(next(network.parameters()).device)
     windows = cut(stream, spec, batch)
-    given = inputs(windows, device)
+    given = network_inputs(windows, device)
     theirs, ours = define(spec, seed=_SEED).to(device), FastTFT.of(network).train()
     theirs.load_state_dict(network.state_dict())
     first = torch.optim.Adam(theirs.parameters(), lr=1e-3)
@@ -195,7 +188,7 @@ def errors(data: Path | None, setting: Setting) -> dict[str, Any]:
         serving = ServingTFT(fast)
         windows = cut(stream, spec, setting.windows, seed=3)
         with torch.inference_mode():
-            found = serving(*inputs(windows))
+            found = serving(*network_inputs(windows))
             error = float((found - defined_forward(network, windows)).abs().max())
         print(f"{stream.name}: error {error:.1e}, {serving.outside.values} inputs off the tables")
         worst, outside = max(worst, error), outside + serving.outside.values
@@ -208,7 +201,7 @@ def shares(
     """How much of the machine's matrix-product rate the serving form reaches."""
     left, right = torch.randn(1024, 1024), torch.randn(1024, 1024)
     serving, windows = ServingTFT(fast), cut(stream, spec, 64)
-    given = inputs(windows)
+    given = network_inputs(windows)
     with torch.inference_mode():
         product_s, serving_s = medians([lambda: left @ right, partial(serving, *given)], 15)
     rate = 2 * 1024**3 / product_s
@@ -237,7 +230,7 @@ def large(rounds: int) -> dict[str, Any]:
     }
     for count in (1, _LARGE_BATCH):
         windows = cut(stream, spec, count)
-        given = inputs(windows)
+        given = network_inputs(windows)
         with torch.inference_mode():
             theirs, ours = medians(
                 [
@@ -274,7 +267,7 @@ def gpu(stream: Stream, spec: ModelSpec, rounds: int) -> dict[str, Any]:
     fast = FastTFT.of(network)
     for count in (64, 512):
         windows = cut(stream, spec, count)
-        given = inputs(windows, "cuda")
+        given = network_inputs(windows, "cuda")
         with torch.inference_mode():
             theirs, ours = medians(
                 [

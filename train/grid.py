@@ -125,7 +125,9 @@ class Grid:
         ahead = turn > turns[places]
         if ahead.any():
             opened, turn_of = places[ahead], turn[ahead]
-            changing = np.unique(opened)
+            again = np.zeros(len(opened), dtype=np.bool_)
+            again[1:] = opened[1:] == opened[:-1]  # most of a block's cells stand side by side
+            changing = np.unique(opened[~again])
             self.cells += int((turns[changing] == EMPTY).sum())
             self.values.reshape(-1, self.metrics)[changing] = np.nan
             turns[opened] = turn_of

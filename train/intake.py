@@ -191,9 +191,11 @@ class Intake:
 
         One that sends what it had missed to send does not: it goes on with its life.
         """
-        places = set()
+        places: set[int] = set()
+        if not retired:
+            return places
         slots = block.time_ms // self.rules.step_ms
-        for at, name in enumerate(block.servers) if retired else ():
+        for at, name in enumerate(block.servers):
             if (last := retired.get(name)) is not None:
                 again = slots[(block.server_index == at) & (slots > last)]
                 if again.size and self.roster.is_gone(last, int(again.min()) - 1):

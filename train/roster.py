@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ class Roster:
         self.floor: IntArray = np.empty(0, np.int64)
         """Slots up to here belong to an earlier life of the name."""
         self._taken: BoolArray = np.empty(0, np.bool_)
+        self._asked: tuple[tuple[str, ...], IntArray] | None = None
+        """The last names that were looked up, and their rows: the next request names the same."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -48,7 +51,11 @@ class Roster:
 
     def rows_or_none(self, names: Sequence[str]) -> IntArray:
         """Grid rows of names, in their order; -1 for a name that has none."""
-        return np.array([self._rows.get(name, -1) for name in names], dtype=np.int64)
+        names = tuple(names)
+        if self._asked is None or self._asked[0] != names:
+            found = map(self._rows.get, names, itertools.repeat(-1))
+            self._asked = names, np.fromiter(found, np.int64, len(names))
+        return self._asked[1].copy()
 
     def rows(self, names: Collection[str]) -> IntArray:
         """Grid rows of known names, in their order; KeyError for an unknown one."""
@@ -125,7 +132,7 @@ class Roster:
         """Let go of a server and its data; the row it had."""
         row = self._rows.pop(name)
         del self._infos[name]
-        self._taken[row] = False
+        self._taken[row], self._asked = False, None
         self._grid.wipe(row)
         return row
 
@@ -139,7 +146,7 @@ class Roster:
         np.maximum.at(self.last, rows, slots)
 
     def _settle(self, name: str, row: int, *, floor: int) -> None:
-        self._rows[name] = row
+        self._rows[name], self._asked = row, None
         self._infos.setdefault(name, ServerInfo())
         while row >= len(self.first):
             self.first = np.append(self.first, 0)

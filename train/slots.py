@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,18 +38,19 @@ class Samples:
     def __len__(self) -> int:
         return len(self.series)
 
-    def select(self, chosen: BoolArray) -> Samples:
-        """The samples for which `chosen` is True."""
+    def select(self, chosen: BoolArray | IntArray) -> Samples:
+        """The samples for which `chosen` is True, or that stand at these places."""
         return Samples(self.series[chosen], self.time_ms[chosen], self.value[chosen])
 
-    def together(self, other: Samples) -> Samples:
+    def together(self, *others: Samples) -> Samples:
         """These samples and the other ones, each series and time once, sorted by both.
 
         Of two values for the same series and time the larger stays: a rule that needs no order.
         """
-        series = np.concatenate([self.series, other.series])
-        time_ms = np.concatenate([self.time_ms, other.time_ms])
-        value = np.concatenate([self.value, other.value])
+        parts = (self, *others)
+        series = np.concatenate([part.series for part in parts])
+        time_ms = np.concatenate([part.time_ms for part in parts])
+        value = np.concatenate([part.value for part in parts])
         order = _order(series, time_ms)
         if order is not None:
             series, time_ms, value = series[order], time_ms[order], value[order]
@@ -108,6 +108,7 @@ class SlotRules:
         self.step_ms = step_ms
         self.rule = np.array([metric.slot_rule for metric in metrics])
         self.rate = self.rule == "rate"
+        self._max, self._last = self.rule == "max", self.rule == "last"
         widest = float(np.finfo(np.float32).max)
         self._lower = np.array([-widest if m.lower is None else m.lower for m in metrics])
         self._upper = np.array([widest if m.upper is None else m.upper for m in metrics])
@@ -129,15 +130,17 @@ class SlotRules:
         group = np.cumsum(begins) - 1
         count = np.bincount(group)
         column = series[starts] % len(self.rule)
-        rule = self.rule[column]
         # bincount adds one after the other: the same samples give the same bits.
         value = np.bincount(group, weights=samples.value) / count
-        value[rule == "max"] = np.maximum.reduceat(samples.value, starts)[rule == "max"]
-        value[rule == "last"] = samples.value[starts + count - 1][rule == "last"]
-        if self.rate[column].any():
+        if self._max.any():
+            largest = np.maximum.reduceat(samples.value, starts)
+            value = np.where(self._max[column], largest, value)
+        if self._last.any():
+            value = np.where(self._last[column], samples.value[starts + count - 1], value)
+        if (rates := self.rate[column]).any():
             rate = self._rate(samples, group)
             outside = (rate < self._lower[column]) | (rate > self._upper[column])
-            value = np.where(rule == "rate", np.where(outside, np.nan, rate), value)
+            value = np.where(rates, np.where(outside, np.nan, rate), value)
         return Folded(series[starts], slot[starts], value, count)
 
     def _rate(self, samples: Samples, group: IntArray) -> FloatArray:
@@ -186,7 +189,7 @@ class RawSamples:
     @property
     def kept(self) -> Samples:
         """All samples kept, sorted by series and time."""
-        whole = _united(self._pieces)
+        whole = no_samples().together(*self._pieces)
         if self._edges is not None:
             whole = self._useful(whole, self._edges)
         self._pieces, self._left = [whole], len(whole)
@@ -198,18 +201,14 @@ class RawSamples:
         Returns the values of every slot after the edge that may have changed, and how many of the
         new samples repeated a time that was known.
         """
-        fresh = _united([new])
+        fresh = no_samples().together(new)
         since, since_ms = self._since(fresh, rows=len(edges))
-        earliest_ms = since_ms.min(initial=_FAR)
-        near = [
-            piece.select(piece.time_ms >= since_ms[piece.series])
-            for piece in self._pieces
-            if piece.time_ms.max(initial=-_FAR) >= earliest_ms
-        ]
-        merged = _united([*near, fresh])
+        found = [_near(piece, since_ms) for piece in self._pieces]
+        near = [piece for piece in found if len(piece)]
+        merged = fresh.together(*near) if near else fresh
         together = sum(map(len, near)) + len(fresh)
         if together > len(merged):  # of two values for one time the larger one has to stay
-            self._pieces = [_united([*self._pieces, fresh])]
+            self._pieces = [fresh.together(*self._pieces)]
         else:
             self._keep(fresh)
         folded = self._rules.fold(merged)
@@ -245,7 +244,7 @@ class RawSamples:
         So a sample is moved a few times in all, and pieces stay few.
         """
         while self._pieces and len(self._pieces[-1]) <= len(fresh):
-            fresh = _united([self._pieces.pop(), fresh])
+            fresh = self._pieces.pop().together(fresh)
         self._pieces.append(fresh)
 
     def trim(self, edges: IntArray) -> None:
@@ -279,6 +278,7 @@ class RawSamples:
         return series // len(self._rules.rule)
 
 
-def _united(parts: Sequence[Samples]) -> Samples:
-    """All samples of the parts, each series and time once; never a view of them."""
-    return reduce(Samples.together, parts, no_samples())
+def _near(piece: Samples, since_ms: IntArray) -> Samples:
+    """The samples that are not before their series' time."""
+    late = np.flatnonzero(piece.time_ms >= since_ms.min(initial=_FAR))
+    return piece.select(late[piece.time_ms[late] >= since_ms[piece.series[late]]])

@@ -15,7 +15,7 @@ STREAM = $(if $(DATA),--data "$(DATA)") $(if $(TARGETS),--targets "$(TARGETS)")
 .PHONY: help run test check smoke smoke-job chaos bench-model bench-buffer clean .venv
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  run and smoke take DATA=file.parquet TARGETS=column,column; run, test, smoke, smoke-job and chaos take ARGS="..."'
 

@@ -12,7 +12,7 @@ ARGS ?=
 STREAM = $(if $(DATA),--data "$(DATA)") $(if $(TARGETS),--targets "$(TARGETS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check smoke smoke-job chaos bench-model bench-windows clean .venv
+.PHONY: help run test check smoke smoke-job chaos bench-model bench-windows bench-buffer clean .venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench-model: .venv/stamp  ## the fast network against pytorch-forecasting's, sid
 
 bench-windows: .venv/stamp  ## from the grid to batches, against pytorch-forecasting's loader; JSON result
 	@$(BIN)/python -m bench.windows $(ARGS)
+
+bench-buffer: .venv/stamp  ## samples into the buffer, with its log and without, against a deque of rows; JSON result
+	@$(BIN)/python -m bench.buffer $(ARGS)
 
 clean:  ## remove caches and .fleetcast, the demo's state (keeps .venv)
 	rm -rf .fleetcast .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build lightning_logs

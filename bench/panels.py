@@ -73,7 +73,7 @@ def fleet(stream: Stream, spec: WindowSpec, servers: int) -> tuple[Cutter, list[
     for number, name in enumerate(names):
         row, like = roster.admit(name, retired={}, spare=()), number % len(stream.servers)
         roster.describe(name, stream.infos[like])
-        grid.slots[row, at % slots] = at
+        grid.turns[row, at % slots] = at // slots
         grid.values[row, at % slots] = stream.values[:, like]
     spread = Spread(grid, stream.metrics, step_seconds=stream.step_seconds, history=slots)
     cutter = Cutter(

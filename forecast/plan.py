@@ -46,9 +46,9 @@ _AUDIT_BYTES = 5000
 _ARTIFACT_HEAD = 100_000
 """Names and shapes of about 670 tensors, and the manifest."""
 
-_FOLD = 5.4
-"""Bytes an append of a whole slot takes for a moment, per byte of raw samples kept; tracemalloc,
-500 servers, 4 metrics."""
+_FOLD = 4.5
+"""Bytes an append of a whole slot takes for a moment, per byte of raw samples kept, and those that
+are kept a little longer than of use; tracemalloc, 1,000 servers, 8 metrics."""
 _JOIN = 5.0
 """The same of scoring a slot, per byte of its joined forecasts in float64; 500 servers."""
 _SPREAD_HOURS = 48
@@ -163,8 +163,10 @@ class Sizes:
         self.length = self.context + self.horizon
 
         ring = (config.buffer.history_days + 1) * self.day
-        self.grid = self.servers * ring * (4 * self.metrics + 8) + 8 * ring
-        """The buffer's grid; also what its snapshot takes on disk."""
+        self.grid = self.servers * ring * (4 * self.metrics + 2) + 8 * ring
+        """The buffer's grid."""
+        self.grid_stored = self.servers * ring * (4 * self.metrics + 8) + 8 * ring
+        """The same in its snapshot, where slots stand whole."""
         kept_slots = -(-config.clock.out_of_order // panel.step)
         self.raw = self.servers * self.metrics * kept_slots * _SAMPLE_BYTES
         self.window = 4 * self.metrics * (3 * self.length + 1) + _NAME_BYTES
@@ -217,8 +219,8 @@ def _memory(config: Config, sizes: Sizes) -> Iterator[Item]:
         ("registry", _REGISTRY, 2 * sizes.artifact, keeping),
         ("buffer", _BUFFER, spread, keeping),
         ("buffer grid", 0, sizes.grid, keeping),
-        # It reads its snapshot whole; growing by doubling takes no more.
-        ("buffer grid at a start", 0, sizes.grid, keeping),
+        # It reads its snapshot whole; growing takes no more.
+        ("buffer grid at a start", 0, sizes.grid_stored, keeping),
         ("buffer raw samples", 0, sizes.raw * (1 + _FOLD), keeping),
         # Blocks until they mature, the open day's sums with those of the slot, the snapshot packed.
         ("ledger", _LEDGER, 2 * sizes.snapshot + 2 * MEMBERS * sizes.sums, keeping),
@@ -250,7 +252,7 @@ def _disk(config: Config, sizes: Sizes) -> Iterator[Item]:
     parts: list[tuple[str, float, float]] = [
         ("buffer log", log, every),
         # While a snapshot is written the one before it is still there.
-        ("buffer snapshots", log / every * sizes.grid, 2 * sizes.grid),
+        ("buffer snapshots", log / every * sizes.grid_stored, 2 * sizes.grid_stored),
         ("ledger forecasts", blocks * a_day, blocks * retained),
         ("ledger reports", reports * a_day, reports * retained),
         ("ledger sums", sums * a_day, sums * config.buffer.history_days),

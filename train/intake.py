@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from forecast.clock import EventClock
 from forecast.schema import Reject, SampleBlock, Schema
 from train.grid import Grid
+from train.refusals import Refusals
 from train.roster import Roster
 from train.slots import Folded, RawSamples, Samples, SlotRules, no_samples
 from train.spread import Spread
@@ -80,34 +81,39 @@ class Intake:
 
     def decide(self, block: SampleBlock) -> tuple[SampleBlock, tuple[Reject, ...]]:
         """What of a block can be kept, and why the rest cannot: too old, or too many servers."""
-        slots = block.time_ms // self.rules.step_ms
-        refused = np.full(len(block), "", dtype=object)
-        detail = np.full(len(block), "", dtype=object)
-        unknown = np.array([name not in self.schema.names for name in block.metrics])
-        if unknown.any():  # made under another schema
-            refused[unknown[block.metric_index]] = "unknown_metric"
-            detail[unknown[block.metric_index]] = f"known are {', '.join(self.schema.names)}"
-        clock, history = self.clock.slot, self.history
-        if clock is not None:
-            old = slots <= clock - history
-            refused[old] = "too_old"
-            detail[old] = f"lies before slot {clock - history + 1}, the oldest kept"
-        room = self.roster.room(block.servers, self.roster.retired(clock))
-        reborn = self._reborn(block)
-        for at in np.unique(block.server_index[refused == ""]):
-            name, of_server = block.servers[at], block.server_index == at
-            row = self.roster.row(name)
-            if row is None:
-                room -= 1
-                if room < 0:
-                    refused[of_server] = "too_many_servers"
-                    detail[of_server] = f"no room for server {name!r}"
-                continue
-            ended = int(self.roster.last[row] if name in reborn else self.roster.floor[row])
-            earlier = of_server & (slots <= ended)
-            refused[earlier] = "too_old"
-            detail[earlier] = f"belongs to an earlier life of server {name!r}"
-        return _kept(block, refused == ""), _rejects(block, refused, detail)
+        slots, refusals = block.time_ms // self.rules.step_ms, Refusals(block)
+        columns = self._columns(block)
+        if (columns < 0).any():  # made under another schema
+            known = ", ".join(self.schema.names)
+            refusals.refuse(columns[block.metric_index] < 0, "unknown_metric", f"known are {known}")
+        if self.clock.slot is not None:
+            oldest = self.clock.slot - self.history + 1
+            refusals.refuse(
+                slots < oldest, "too_old", f"lies before slot {oldest}, the oldest kept"
+            )
+        self._decide_servers(block, slots, refusals)
+        return refusals.kept(), refusals.rejects()
+
+    def _decide_servers(self, block: SampleBlock, slots: IntArray, refusals: Refusals) -> None:
+        """Refuse what belongs to an earlier life, and the servers for which there is no room."""
+        rows, left = self.roster.rows_or_none(block.servers), refusals.servers_left()
+        retired = self.roster.retired(self.clock.slot)
+        reborn = self._reborn(block, retired)
+        ended = np.full(len(rows), np.iinfo(np.int64).min)
+        known = left & (rows >= 0)
+        ended[known] = self.roster.floor[rows[known]]
+        for at in reborn:
+            ended[at] = self.roster.last[rows[at]]
+        ended[~left] = np.iinfo(np.int64).min
+        earlier = slots <= ended[block.server_index]
+        for at in np.unique(block.server_index[earlier]):
+            detail = f"belongs to an earlier life of server {block.servers[at]!r}"
+            refusals.refuse(earlier & (block.server_index == at), "too_old", detail)
+        new = np.flatnonzero(left & (rows < 0))
+        if new.size:
+            for at in new[self.roster.room(block.servers, retired) :]:
+                detail = f"no room for server {block.servers[at]!r}"
+                refusals.refuse(block.server_index == at, "too_many_servers", detail)
 
     def apply(self, block: SampleBlock, rejected: tuple[Reject, ...]) -> AppendReport:
         """Take in a block of which nothing is refused any more."""
@@ -131,52 +137,70 @@ class Intake:
     def _store(self, block: SampleBlock, slots: IntArray) -> int:
         """Put a block into raw samples, grid and roster; how many samples told nothing new."""
         rows = self._rows(block)[block.server_index]
-        columns = {name: column for column, name in enumerate(self.schema.names)}
-        by_index = np.array([columns.get(name, -1) for name in block.metrics], dtype=np.int64)
-        series = rows * len(self.schema.metrics) + by_index[block.metric_index]
+        series = rows * len(self.schema.metrics) + self._columns(block)[block.metric_index]
         samples = Samples(series, block.time_ms, block.value)
         edges = self._edges()
         inside = slots > edges[rows]
-        folded, repeated = self.raw.add(samples.select(inside), edges=edges)
-        self._write(folded, only_gaps=False)
+        repeated = 0
+        if inside.any():
+            folded, repeated = self.raw.add(samples.select(inside), edges=edges)
+            self._write(folded, only_gaps=False)
         if not inside.all():
             folded = self.rules.fold(no_samples().together(samples.select(~inside)))
             taken = self._write(folded, only_gaps=True)
             repeated += int((~inside).sum()) - int(folded.count[taken].sum())
         self.roster.hear(rows, slots)
-        for row in np.unique(rows):
-            heard = slots[rows == row]
-            self.spread.changed(int(row), int(heard.min()), int(heard.max()))
+        first, last = np.zeros((2, len(edges)), dtype=np.int64)
+        first[rows] = last[rows] = slots
+        np.minimum.at(first, rows, slots)
+        np.maximum.at(last, rows, slots)
+        heard = np.flatnonzero(np.bincount(rows))
+        self.spread.changed(heard, first[heard], last[heard])
         return repeated
+
+    def _columns(self, block: SampleBlock) -> IntArray:
+        """Today's column of each of the block's metrics; -1 for one that is not known."""
+        columns = {name: column for column, name in enumerate(self.schema.names)}
+        return np.array([columns.get(name, -1) for name in block.metrics], dtype=np.int64)
 
     def _rows(self, block: SampleBlock) -> IntArray:
         """Grid row of each of the block's servers, giving rows and lives to those that need one."""
-        retired, reborn = self.roster.retired(self.clock.slot), self._reborn(block)
-        rows = np.full(len(block.servers), -1, dtype=np.int64)
-        for at in np.unique(block.server_index):
-            name, info = block.servers[at], block.infos[at]
-            row = self.roster.row(name)
-            if row is None:
-                row = self.roster.admit(name, retired=retired, spare=block.servers)
-                self._clear(row)
-            elif name in reborn:
-                self.roster.rebirth(name)
-                self._clear(row)
-            if info is not None:
-                self.roster.describe(name, info)
-            rows[at] = row
+        rows, spoke = (
+            self.roster.rows_or_none(block.servers),
+            np.zeros(len(block.servers), np.bool_),
+        )
+        spoke[block.server_index] = True
+        retired = self.roster.retired(self.clock.slot)
+        reborn = self._reborn(block, retired)
+        new = np.flatnonzero(spoke & (rows < 0)).tolist()
+        self.roster.expect(len(new))
+        for at in sorted([*new, *reborn]):
+            name = block.servers[at]
+            if at in reborn:
+                rows[at] = self.roster.rebirth(name)
+            else:
+                rows[at] = self.roster.admit(name, retired=retired, spare=block.servers)
+        self._clear(*(int(rows[at]) for at in [*new, *reborn]))
+        for at, info in enumerate(block.infos):
+            if info is not None and spoke[at]:
+                self.roster.describe(block.servers[at], info)
         return rows
 
-    def _reborn(self, block: SampleBlock) -> set[str]:
-        """Retired names that speak again, and not by sending what they had missed to send."""
-        names = set()
+    def _reborn(self, block: SampleBlock, retired: Mapping[str, int]) -> set[int]:
+        """Retired servers, by their place in the block, that speak again.
+
+        One that sends what it had missed to send does not: it goes on with its life.
+        """
+        places: set[int] = set()
+        if not retired:
+            return places
         slots = block.time_ms // self.rules.step_ms
-        for name, last in self.roster.retired(self.clock.slot).items():
-            if name in block.servers:
-                again = slots[(block.server_index == block.servers.index(name)) & (slots > last)]
+        for at, name in enumerate(block.servers):
+            if (last := retired.get(name)) is not None:
+                again = slots[(block.server_index == at) & (slots > last)]
                 if again.size and self.roster.is_gone(last, int(again.min()) - 1):
-                    names.add(name)
-        return names
+                    places.add(at)
+        return places
 
     def _write(self, folded: Folded, *, only_gaps: bool) -> BoolArray:
         rows, columns = np.divmod(folded.series, len(self.schema.metrics))
@@ -197,39 +221,12 @@ class Intake:
     def _let_go(self) -> None:
         """Forget the servers of which nothing is kept any more."""
         assert self.clock.slot is not None
-        for name in self.roster.unheard_since(self.clock.slot - self.history + 1):
-            self._clear(self.roster.forget(name))
+        names = self.roster.unheard_since(self.clock.slot - self.history + 1)
+        self._clear(*(self.roster.forget(name) for name in names))
 
-    def _clear(self, row: int) -> None:
-        """Drop what is kept beside the grid of a row that changes hands."""
-        self.raw.forget(row)
-        self.spread.forget(row)
-
-
-def _kept(block: SampleBlock, kept: BoolArray) -> SampleBlock:
-    if kept.all():
-        return block
-    row_index = None if block.row_index is None else block.row_index[kept]
-    return replace(
-        block,
-        server_index=block.server_index[kept],
-        metric_index=block.metric_index[kept],
-        time_ms=block.time_ms[kept],
-        value=block.value[kept],
-        row_index=row_index,
-    )
-
-
-def _rejects(
-    block: SampleBlock, refused: NDArray[np.object_], detail: NDArray[np.object_]
-) -> tuple[Reject, ...]:
-    """One reject for each sample, or for each row and reason where the block knows its rows."""
-    found: dict[tuple[int, str, str | None], Reject] = {}
-    for at in np.flatnonzero(refused != ""):
-        index = int(at if block.row_index is None else block.row_index[at])
-        # Time and server are the row's, and refuse it whole; a metric is refused by itself.
-        whole = block.row_index is not None and refused[at] != "unknown_metric"
-        metric = None if whole else block.metrics[block.metric_index[at]]
-        reject = Reject(index, refused[at], detail[at], metric)
-        found.setdefault((index, reject.reason, metric), reject)
-    return tuple(sorted(found.values(), key=lambda reject: reject.index))
+    def _clear(self, *rows: int) -> None:
+        """Drop what is kept beside the grid of rows that change hands."""
+        if rows:
+            self.raw.forget(*rows)
+        for row in rows:
+            self.spread.forget(row)

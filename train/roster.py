@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,9 @@ class Roster:
         self.last: IntArray = np.empty(0, np.int64)
         self.floor: IntArray = np.empty(0, np.int64)
         """Slots up to here belong to an earlier life of the name."""
+        self._taken: BoolArray = np.empty(0, np.bool_)
+        self._asked: tuple[tuple[str, ...], IntArray] | None = None
+        """The last names that were looked up, and their rows: the next request names the same."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -45,6 +49,14 @@ class Roster:
         """The server's grid row; None for a name that has none."""
         return self._rows.get(name)
 
+    def rows_or_none(self, names: Sequence[str]) -> IntArray:
+        """Grid rows of names, in their order; -1 for a name that has none."""
+        names = tuple(names)
+        if self._asked is None or self._asked[0] != names:
+            found = map(self._rows.get, names, itertools.repeat(-1))
+            self._asked = names, np.fromiter(found, np.int64, len(names))
+        return self._asked[1].copy()
+
     def rows(self, names: Collection[str]) -> IntArray:
         """Grid rows of known names, in their order; KeyError for an unknown one."""
         return np.array([self._rows[name] for name in names], dtype=np.int64)
@@ -55,21 +67,23 @@ class Roster:
 
     def last_slots(self) -> IntArray:
         """Last slot of every server that was heard, in no particular order."""
-        return self.last[list(self._rows.values())]
+        return self.last[self._taken]
 
     def first_slot(self) -> int | None:
         """The earliest slot that a server was first seen in; None without servers."""
-        return int(self.first[list(self._rows.values())].min()) if self._rows else None
+        return int(self.first[self._taken].min()) if self._rows else None
 
     def unheard_since(self, slot: int) -> list[str]:
         """Servers, by name, that were last heard before `slot`."""
+        if (self.last_slots() >= slot).all():
+            return []
         return sorted(name for name, row in self._rows.items() if self.last[row] < slot)
 
     def retired(self, slot: int | None) -> dict[str, int]:
         """Last slot of each server that is retired as of `slot`."""
+        if slot is None or (self.last_slots() >= slot - self.day).all():
+            return {}  # nobody can have missed more than a day
         names = list(self._rows)
-        if slot is None or not names:
-            return {}
         lasts = self.last[self.rows(names)]
         gone = self._grid.heard_after(lasts, slot) > self.day
         return {names[at]: int(lasts[at]) for at in np.flatnonzero(gone)}
@@ -96,11 +110,15 @@ class Roster:
         )
         if len(self._rows) >= self._max and leaving:
             self.forget(leaving[0][1])
-        taken = set(self._rows.values())
-        row = next(at for at in range(len(taken) + 1) if at not in taken)
+        free = np.flatnonzero(~self._taken)
+        row = int(free[0]) if free.size else len(self._taken)
         self._grid.ensure_rows(row + 1, most=self._max)
         self._settle(name, row, floor=_NEVER)
         return row
+
+    def expect(self, count: int) -> None:
+        """Make room at once for so many new servers, as far as they fit."""
+        self._grid.ensure_rows(min(len(self._rows) + count, self._max), most=self._max)
 
     def rebirth(self, name: str) -> int:
         """Begin a new life under a known name, which inherits nothing; its row."""
@@ -114,6 +132,7 @@ class Roster:
         """Let go of a server and its data; the row it had."""
         row = self._rows.pop(name)
         del self._infos[name]
+        self._taken[row], self._asked = False, None
         self._grid.wipe(row)
         return row
 
@@ -127,12 +146,14 @@ class Roster:
         np.maximum.at(self.last, rows, slots)
 
     def _settle(self, name: str, row: int, *, floor: int) -> None:
-        self._rows[name] = row
+        self._rows[name], self._asked = row, None
         self._infos.setdefault(name, ServerInfo())
         while row >= len(self.first):
             self.first = np.append(self.first, 0)
             self.last = np.append(self.last, 0)
             self.floor = np.append(self.floor, 0)
+            self._taken = np.append(self._taken, False)
+        self._taken[row] = True
         self.first[row] = np.iinfo(np.int64).max
         self.last[row] = _NEVER
         self.floor[row] = floor
@@ -199,9 +220,9 @@ class Roster:
 
     def restore(self, servers: Collection[Mapping[str, Any]]) -> None:
         """Take over what `to_json` wrote, with the same rows."""
+        self._grid.ensure_rows(max((server["row"] + 1 for server in servers), default=0), most=0)
         for server in servers:
             name, row = server["name"], server["row"]
-            self._grid.ensure_rows(row + 1, most=self._max)
             self._settle(name, row, floor=server["floor"])
             self._infos[name] = ServerInfo(role=server["role"], timezone=server["timezone"])
             self.first[row], self.last[row] = server["first"], server["last"]

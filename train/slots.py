@@ -1,7 +1,7 @@
 """How raw samples become slot values, whatever order they come in and however often.
 
-Samples of the out-of-order window are kept raw, sorted by series and time, each time once. Every
-arrival folds its series anew from all of them, so a slot's value is a function of the set of
+Samples of the out-of-order window are kept raw, each series and time once. Every arrival folds the
+slots it touches anew from all their samples, so a slot's value is a function of the set of
 samples. A series is one metric of one server: `row * metrics + column`. Times are epoch
 milliseconds, slots `time_ms // step_ms`.
 """
@@ -21,6 +21,11 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
+_FAR = np.iinfo(np.int64).max
+"""Later than any slot and any time; before all of them when negated."""
+_SPARE = 4096
+"""Samples that may be kept without use, beside a quarter of those that have one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Samples:
@@ -33,23 +38,43 @@ class Samples:
     def __len__(self) -> int:
         return len(self.series)
 
-    def select(self, chosen: BoolArray) -> Samples:
-        """The samples for which `chosen` is True."""
+    def select(self, chosen: BoolArray | IntArray) -> Samples:
+        """The samples for which `chosen` is True, or that stand at these places."""
         return Samples(self.series[chosen], self.time_ms[chosen], self.value[chosen])
 
-    def together(self, other: Samples) -> Samples:
+    def together(self, *others: Samples) -> Samples:
         """These samples and the other ones, each series and time once, sorted by both.
 
         Of two values for the same series and time the larger stays: a rule that needs no order.
         """
-        series = np.concatenate([self.series, other.series])
-        time_ms = np.concatenate([self.time_ms, other.time_ms])
-        value = np.concatenate([self.value, other.value])
-        order = np.lexsort((value, time_ms, series))
-        series, time_ms, value = series[order], time_ms[order], value[order]
-        last = np.ones(len(series), dtype=np.bool_)
-        last[:-1] = (series[1:] != series[:-1]) | (time_ms[1:] != time_ms[:-1])
-        return Samples(series[last], time_ms[last], value[last])
+        parts = (self, *others)
+        series = np.concatenate([part.series for part in parts])
+        time_ms = np.concatenate([part.time_ms for part in parts])
+        value = np.concatenate([part.value for part in parts])
+        order = _order(series, time_ms)
+        if order is not None:
+            series, time_ms, value = series[order], time_ms[order], value[order]
+        first = np.ones(len(series), dtype=np.bool_)
+        first[1:] = (series[1:] != series[:-1]) | (time_ms[1:] != time_ms[:-1])
+        if first.all():
+            return Samples(series, time_ms, value)
+        largest = np.maximum.reduceat(value, np.flatnonzero(first))
+        return Samples(series[first], time_ms[first], largest)
+
+
+def _order(series: IntArray, time_ms: IntArray) -> IntArray | None:
+    """What sorts by series and time; None when they are sorted.
+
+    One key of both, where it fits, is sorted much faster than two: two sorted sets are two runs.
+    """
+    if not len(series):
+        return None
+    begin = int(time_ms.min())
+    span = int(time_ms.max()) - begin + 1
+    if (int(series.max()) + 1) * span >= 2**63:
+        return np.lexsort((time_ms, series))
+    key = series * span + (time_ms - begin)
+    return None if (key[1:] >= key[:-1]).all() else np.argsort(key, kind="stable")
 
 
 def no_samples() -> Samples:
@@ -83,6 +108,7 @@ class SlotRules:
         self.step_ms = step_ms
         self.rule = np.array([metric.slot_rule for metric in metrics])
         self.rate = self.rule == "rate"
+        self._max, self._last = self.rule == "max", self.rule == "last"
         widest = float(np.finfo(np.float32).max)
         self._lower = np.array([-widest if m.lower is None else m.lower for m in metrics])
         self._upper = np.array([widest if m.upper is None else m.upper for m in metrics])
@@ -104,15 +130,17 @@ class SlotRules:
         group = np.cumsum(begins) - 1
         count = np.bincount(group)
         column = series[starts] % len(self.rule)
-        rule = self.rule[column]
         # bincount adds one after the other: the same samples give the same bits.
         value = np.bincount(group, weights=samples.value) / count
-        value[rule == "max"] = np.maximum.reduceat(samples.value, starts)[rule == "max"]
-        value[rule == "last"] = samples.value[starts + count - 1][rule == "last"]
-        if self.rate[column].any():
+        if self._max.any():
+            largest = np.maximum.reduceat(samples.value, starts)
+            value = np.where(self._max[column], largest, value)
+        if self._last.any():
+            value = np.where(self._last[column], samples.value[starts + count - 1], value)
+        if (rates := self.rate[column]).any():
             rate = self._rate(samples, group)
             outside = (rate < self._lower[column]) | (rate > self._upper[column])
-            value = np.where(rule == "rate", np.where(outside, np.nan, rate), value)
+            value = np.where(rates, np.where(outside, np.nan, rate), value)
         return Folded(series[starts], slot[starts], value, count)
 
     def _rate(self, samples: Samples, group: IntArray) -> FloatArray:
@@ -150,42 +178,107 @@ class RawSamples:
 
     def __init__(self, rules: SlotRules, kept: Samples | None = None) -> None:
         self._rules = rules
-        self._kept = no_samples() if kept is None else kept
+        self._pieces = [] if kept is None else [kept]
+        """Sorted sets, the larger ones first, with no series and time in common."""
+        self._left = 0
+        """How many samples were left when those of no more use last went."""
+        self._edges: IntArray | None = None
+        self._unfolded = np.empty(0, np.int64) if kept is None else np.unique(kept.series)
+        """Series that were read back, maybe under another schema: all their slots fold anew."""
 
     @property
     def kept(self) -> Samples:
         """All samples kept, sorted by series and time."""
-        return self._kept
+        whole = no_samples().together(*self._pieces)
+        if self._edges is not None:
+            whole = self._useful(whole, self._edges)
+        self._pieces, self._left = [whole], len(whole)
+        return whole
 
     def add(self, new: Samples, *, edges: IntArray) -> tuple[Folded, int]:
         """Fold new samples, all later than their row's edge, with those kept.
 
-        Returns the values of all slots of the touched series after the edge, and how many of the
+        Returns the values of every slot after the edge that may have changed, and how many of the
         new samples repeated a time that was known.
         """
-        touched = np.isin(self._kept.series, np.unique(new.series))
-        merged = self._kept.select(touched).together(new)
-        repeated = int(touched.sum()) + len(new) - len(merged)
+        fresh = no_samples().together(new)
+        since, since_ms = self._since(fresh, rows=len(edges))
+        found = [_near(piece, since_ms) for piece in self._pieces]
+        near = [piece for piece in found if len(piece)]
+        merged = fresh.together(*near) if near else fresh
+        together = sum(map(len, near)) + len(fresh)
+        if together > len(merged):  # of two values for one time the larger one has to stay
+            self._pieces = [fresh.together(*self._pieces)]
+        else:
+            self._keep(fresh)
         folded = self._rules.fold(merged)
-        self._kept = self._kept.select(~touched).together(merged)
-        return folded.select(folded.slot > edges[self._row(folded.series)]), repeated
+        changed = folded.slot > np.maximum(
+            since[folded.series] - 1, edges[self._row(folded.series)]
+        )
+        if not changed.all():
+            folded = folded.select(changed)
+        return folded, len(new) - len(fresh) + together - len(merged)
+
+    def _since(self, fresh: Samples, *, rows: int) -> tuple[IntArray, IntArray]:
+        """By series, the first slot that new samples change, and from when on samples matter to it.
+
+        A rate starts from a reading up to 3 slots before, and a late reading changes that of the
+        next one; whatever is later is folded too.
+        """
+        step_ms, metrics = self._rules.step_ms, len(self._rules.rule)
+        first = np.ones(len(fresh), dtype=np.bool_)
+        first[1:] = fresh.series[1:] != fresh.series[:-1]
+        touched, slot = fresh.series[first], fresh.time_ms[first] // step_ms
+        since, since_ms = np.full((2, rows * metrics), _FAR)
+        since[touched] = slot
+        since_ms[touched] = (slot - SILENT_SLOTS * self._rules.rate[touched % metrics]) * step_ms
+        if self._unfolded.size:
+            again = np.intersect1d(touched, self._unfolded)
+            since[again] = since_ms[again] = -_FAR
+            self._unfolded = np.setdiff1d(self._unfolded, again)
+        return since, since_ms
+
+    def _keep(self, fresh: Samples) -> None:
+        """Add a piece; where it is as large as the one before, both become one.
+
+        So a sample is moved a few times in all, and pieces stay few.
+        """
+        while self._pieces and len(self._pieces[-1]) <= len(fresh):
+            fresh = self._pieces.pop().together(fresh)
+        self._pieces.append(fresh)
 
     def trim(self, edges: IntArray) -> None:
-        """Drop what lies at or before its row's edge, but for the last reading of a rate."""
-        kept = self._kept
-        if not len(kept):
-            return
-        after = kept.time_ms // self._rules.step_ms > edges[self._row(kept.series)]
+        """Drop what lies at or before its row's edge, but for the last reading of a rate.
+
+        It goes once there is much of it: until then it changes no slot after the edge.
+        """
+        self._edges = edges
+        if sum(map(len, self._pieces)) > self._left + self._left // 4 + _SPARE:
+            self._pieces = [self._useful(piece, edges) for piece in self._pieces]
+            self._left = sum(map(len, self._pieces))
+
+    def forget(self, *rows: int) -> None:
+        """Drop all samples of server rows."""
+        self._pieces = [
+            piece.select(np.isin(self._row(piece.series), rows, invert=True))
+            for piece in self._pieces
+        ]
+        self._edges = None  # the next owner's are others
+
+    def _useful(self, piece: Samples, edges: IntArray) -> Samples:
+        after = piece.time_ms >= (edges[self._row(piece.series)] + 1) * self._rules.step_ms
         # Sorted: the last reading before the edge is the one that a sample after it, or another
         # series, follows.
-        last = np.ones(len(kept), dtype=np.bool_)
-        last[:-1] = after[1:] | (kept.series[1:] != kept.series[:-1])
-        rate = self._rules.rate[kept.series % len(self._rules.rule)]
-        self._kept = kept.select(after | (last & rate))
-
-    def forget(self, row: int) -> None:
-        """Drop all samples of a server row."""
-        self._kept = self._kept.select(self._row(self._kept.series) != row)
+        last = ~after
+        last[:-1] &= after[1:] | (piece.series[1:] != piece.series[:-1])
+        last[last] = self._rules.rate[piece.series[last] % len(self._rules.rule)]
+        return piece.select(after | last)
 
     def _row(self, series: IntArray) -> IntArray:
         return series // len(self._rules.rule)
+
+
+def _near(piece: Samples, since_ms: IntArray) -> Samples:
+    """The samples that are not before their series' time."""
+    late = np.flatnonzero(piece.time_ms >= since_ms.min(initial=_FAR))
+    return piece.select(late[piece.time_ms[late] >= since_ms[piece.series[late]]])

@@ -81,7 +81,8 @@ def samples_of(
     header, arrays = record.header, record.arrays
     names = [name for name, *_ in stored["metrics"]]
     today = dict(zip(names, columns_today(stored, schema), strict=True))
-    by_index = np.array([today[name] for name in header["metrics"]], dtype=np.int64)
+    # A name that even then was not known has no samples here: they were refused.
+    by_index = np.array([today.get(name, -1) for name in header["metrics"]], dtype=np.int64)
     column = by_index[arrays["metric"]]
     kept = column >= 0
     block = SampleBlock(
@@ -117,7 +118,7 @@ def dump(intake: Intake, more: Mapping[str, Any]) -> Iterator[Record]:
     for begin in range(0, intake.grid.capacity, _ROWS_AT_A_TIME):
         part = slice(begin, begin + _ROWS_AT_A_TIME)
         arrays: dict[str, NDArray[Any]] = {
-            "slots": intake.grid.slots[part],
+            "slots": intake.grid.held(part),
             "values": intake.grid.values[part],
         }
         yield Record({"begin": begin}, arrays)
@@ -151,7 +152,6 @@ def load(records: Iterator[Record], intake: Intake) -> Mapping[str, Any] | None:
             zip(record.arrays["slots"], record.arrays["values"], strict=True)
         ):
             _put_row(intake, record.header["begin"] + offset, slots, values, columns, order)
-    intake.grid.cells = int((intake.grid.slots != EMPTY).sum())
     more: Mapping[str, Any] = first.header["more"]
     return more
 
@@ -169,10 +169,8 @@ def _put_row(
         return  # beyond the last server's row
     grid = intake.grid
     held = np.flatnonzero(slots != EMPTY)
-    cells = slots[held] % grid.ring
-    np.maximum.at(grid.slots[row], cells, slots[held])
-    latest = grid.slots[row][cells] == slots[held]
-    held, cells = held[latest], cells[latest]
+    places, latest = grid.claim(np.full(len(held), row), slots[held])
+    held, cells = held[latest], places[latest] - row * grid.ring
     for old in order:
         if (new := columns[old]) >= 0:
             stored = values[held, old]

@@ -67,16 +67,18 @@ class Spread:
         found: FloatArray = known.spread[rows]
         return found
 
-    def changed(self, row: int, first: int, last: int) -> None:
-        """Forget what a write in the slots from `first` to `last` of a row may have changed.
+    def changed(self, rows: IntArray | int, first: IntArray | int, last: IntArray | int) -> None:
+        """Forget what writes in the slots from `first` to `last` of each row may have changed.
 
         That is every hour it lies before, and every hour whose history the ring has let go of for
         it.
         """
-        gone = last - self._grid.ring + self._history
+        rows, first, gone = np.broadcast_arrays(
+            np.atleast_1d(rows), first, np.asarray(last) - self._grid.ring + self._history
+        )
         for hour, known in self._hours.items():
-            if (hour >= first or hour < gone) and row < len(known.known):
-                known.known[row] = False
+            changed = (hour >= first) | (hour < gone)
+            known.known[rows[changed & (rows < len(known.known))]] = False
 
     def forget(self, row: int) -> None:
         """Forget everything about a row that another server, or another life, now has."""
@@ -85,7 +87,7 @@ class Spread:
                 known.known[row] = False
 
     def _compute(self, row: int, hour: int) -> FloatArray:
-        slots = self._grid.slots[row]
+        slots = self._grid.held(row)
         inside = (slots <= hour) & (slots > hour - self._history)
         values = self._grid.values[row][inside].astype(np.float64)
         values[:, self._log] = np.log1p(values[:, self._log])

@@ -63,16 +63,32 @@ def test_only_gaps_leaves_what_is_there():
     same(read(grid, 0, [10]), [[1.0, 8.0]])
 
 
-def test_growing_keeps_what_is_there_and_doubles_up_to_the_limit():
+def test_growing_keeps_what_is_there_and_adds_an_eighth_up_to_the_limit():
     grid = grid_of(rows=1)
     write(grid, (0, 10, 0, 1.0))
     capacities = []
-    for rows in range(1, 8):
-        grid.ensure_rows(rows, most=6)
+    for rows in (1, 2, 80, 81, 91, 102):
+        grid.ensure_rows(rows, most=100)
         capacities.append(grid.capacity)
-    assert capacities == [1, 2, 4, 4, 6, 6, 7]
+    assert capacities == [1, 2, 80, 90, 100, 102]
     same(read(grid, 0, [10]), [[1.0, NAN]])
-    same(read(grid, 6, [10]), [[NAN, NAN]])
+    same(read(grid, 101, [10]), [[NAN, NAN]])
+
+
+def test_a_turn_beyond_two_bytes_is_kept_like_any_other():
+    grid = grid_of()
+    write(grid, (0, 10, 0, 1.0), (1, 5, 0, 3.0))
+    far = 4 * 40_000 + 2
+    write(grid, (0, far, 0, 2.0))
+    same(read(grid, 0, [10, far]), [[NAN, NAN], [2.0, NAN]])
+    same(read(grid, 1, [5]), [[3.0, NAN]])
+    assert grid.slots[0].tolist() == [-1, -1, far, -1]
+
+
+def test_what_is_empty_holds_no_slot_before_1970():
+    grid = grid_of()
+    assert not grid.holds(np.array([0]), np.arange(-9, 0)).any()
+    same(read(grid, 0, [-1, -4]), [[NAN, NAN]] * 2)
 
 
 def test_a_wiped_row_is_all_gaps_and_counts_no_cells():

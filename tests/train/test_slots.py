@@ -104,8 +104,11 @@ def test_trimming_keeps_the_window_and_the_reading_a_rate_starts_from():
     raw.trim(np.array([1]))
     assert raw.kept.time_ms.tolist() == [2000, 1000, 2000]
     folded, _ = raw.add(samples((3000, 40.0), column=3), edges=np.array([1]))
+    assert folded.slot.tolist() == [3]
+    assert folded.value.tolist() == [10.0]
+    folded, _ = raw.add(samples((2500, 35.0), column=3), edges=np.array([1]))
     assert folded.slot.tolist() == [2, 3]
-    assert folded.value.tolist() == [20.0, 10.0]
+    assert folded.value.tolist() == [50 / 3, 10.0]
 
 
 def test_trimming_nothing_or_everything_is_fine():

@@ -65,6 +65,16 @@ def test_a_metric_that_comes_back_before_its_log_went_has_its_history(tmp_path):
     assert value(again, "a", LAST, "peak") == value(first, "a", LAST, "peak")
 
 
+def test_a_request_with_a_metric_that_was_never_known_comes_back_without_it(tmp_path):
+    first = buffer_of(tmp_path)
+    samples = [("a", BEGIN * STEP_S, "cpu", 0.5), ("a", BEGIN * STEP_S, "gone", 1.0)]
+    report = first.append("1", block_of(samples, metrics=("cpu", "gone")))
+    assert [reject.metric for reject in report.rejected] == ["gone"]
+    again = buffer_of(tmp_path)
+    assert picture(again) == picture(first)
+    assert again.append("1", block_of([])) == report
+
+
 def test_a_metric_renamed_by_an_alias_keeps_its_history_and_its_open_slots(stored):
     folder, first = stored
     renamed = replace(CPU, name="cpu_usage", aliases=("cpu",))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,16 @@ from forecast.artifact import Artifact, unpack
 from forecast.errors import UnknownVersion
 from forecast.fit import Fit
 from forecast.record import CHAMPION, ForecastBlock
-from forecast.windows import RawWindows
+from forecast.windows import RawWindows, Windows, transform
 
 if TYPE_CHECKING:
     from forecast.baselines import BaselineTables
     from forecast.fast.serving import Precision
     from forecast.model import Model
     from forecast.schema import Schema
+
+_AT_A_TIME = 256
+"""Windows built and forecast at a time, which bounds the memory."""
 
 COPY_LAST = "copy_last"
 SEASONAL_NAIVE = "seasonal_naive"
@@ -136,17 +139,47 @@ class Members:
 
     @staticmethod
     def predict(requests: Sequence[Request]) -> list[NDArray[np.float32]]:
-        """Quantiles [N, H, T, Q] of each request, one pass of the network per version."""
+        """Quantiles [N, H, T, Q] of each request, one pass of the network per version.
+
+        Versions that are asked for the same windows and read them alike share one build of them: so
+        an ensemble's members do.
+        """
         answers: dict[int, NDArray[np.float32]] = {}
-        for version in {request.version for request in requests}:
-            mine = [i for i, request in enumerate(requests) if request.version == version]
-            first, raws = requests[mine[0]], [requests[i].raw for i in mine]
-            values = first.fit.predict(first.model, RawWindows.concat(raws))
-            start = 0
-            for i, raw in zip(mine, raws, strict=True):
-                answers[i] = values[start : start + len(raw)]
-                start += len(raw)
-        return [answers[i] for i in range(len(requests))]
+        for places in _by_windows(requests):
+            raws = [requests[at].raw for at in places[0]]
+            asked = [requests[mine[0]] for mine in places]
+            found = _together(asked, RawWindows.concat(raws) if len(raws) > 1 else raws[0])
+            for mine, values in zip(places, found, strict=True):
+                start = 0
+                for at, raw in zip(mine, raws, strict=True):
+                    answers[at] = values[start : start + len(raw)]
+                    start += len(raw)
+        return [answers[at] for at in range(len(requests))]
+
+
+def _by_windows(requests: Sequence[Request]) -> list[list[list[int]]]:
+    """Places of the requests: by the windows they are about, and of those by version."""
+    by_version: dict[int, list[int]] = {}
+    for at, request in enumerate(requests):
+        by_version.setdefault(request.version, []).append(at)
+    found: dict[tuple[int, ...], list[list[int]]] = {}
+    for places in by_version.values():
+        found.setdefault(tuple(id(requests[at].raw) for at in places), []).append(places)
+    return list(found.values())
+
+
+def _together(asked: Sequence[Request], raw: RawWindows) -> list[NDArray[np.float32]]:
+    """What each version forecasts of the same windows."""
+    found: list[list[NDArray[np.float32]]] = [[] for _ in asked]
+    for part in raw.parts(_AT_A_TIME) if len(raw) else [raw]:
+        built: dict[Any, Windows] = {}
+        for values, request in zip(found, asked, strict=True):
+            window, names = request.model.spec.window, request.fit.names
+            kind = (window, tuple(sorted(names.items())))
+            if kind not in built:
+                built[kind] = transform(request.fit.windows(part), window)
+            values.append(request.fit.answers(request.model.natural(built[kind])))
+    return [np.concatenate(values) for values in found]
 
 
 def blocks_of_record(

@@ -166,10 +166,12 @@ class Model:
         window = self.spec.window
         shape = (0, window.horizon, len(window.targets), len(self.spec.quantiles))
         parts = [np.empty(shape, np.float32)]
-        for part in raw.parts(batch_size):
-            windows = transform(part, window)
-            parts.append(inverse(self.scaled(windows), windows, window))
+        parts += [self.natural(transform(part, window)) for part in raw.parts(batch_size)]
         return np.concatenate(parts)
+
+    def natural(self, windows: Windows) -> FloatArray:
+        """The same of windows that are already as this model reads them."""
+        return inverse(self.scaled(windows), windows, self.spec.window)
 
     def scaled(self, windows: Windows) -> FloatArray:
         """Quantiles [N, H, T, Q] as the network gives them: scaled, perhaps crossing."""

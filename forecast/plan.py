@@ -67,12 +67,12 @@ _SCORE_S = 50e-9
 """One quantile of one server, target, step and member against what came."""
 _PUBLISH_S = 5e-9
 """One byte of a snapshot packed or unpacked."""
-_FORWARD_S = 0.2e-6
-_FORWARD_HIDDEN_S = 0.01e-6
-"""One window through the network, per slot and column: a constant, and more by `hidden_size`.
-Measured 0.31 to 0.39 us at 16 and 32, 0.82 us at 64."""
-_LEARN_FORWARDS = 7.0
-"""A window's training step, in forward passes; 4.7 to 7.4 measured."""
+_FORWARD_S = 0.03e-6
+_FORWARD_HIDDEN_S = 0.0018e-6
+"""One window's features and serving form, per slot and column: a constant, and more by
+`hidden_size`. Measured 0.060 us at 16, 0.077 at 32, 0.147 at 64."""
+_LEARN_FORWARDS = 18.0
+"""A window's training step, in forward passes of the serving form; 15 to 23 measured."""
 
 
 @dataclass(frozen=True, slots=True)

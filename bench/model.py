@@ -127,25 +127,29 @@ def forwards(
 ) -> dict[str, Any]:
     """Speed-ups of both forms for 1, 64 and 512 windows, and what building the tables takes."""
     [build_s] = medians([lambda: ServingTFT(fast)], rounds)
-    serving = ServingTFT(fast)
+    serving, small = ServingTFT(fast), ServingTFT(fast, precision="int8")
     figures: dict[str, Any] = {}
     for count, more in ((1, 8), (64, 3), (512, 1)):
         windows = cut(stream, spec, count)
         given = network_inputs(windows)
         with torch.inference_mode():
-            theirs, exact, ours = medians(
+            theirs, exact, ours, bytes_s = medians(
                 [
                     partial(defined_forward, network, windows),
                     partial(fast, *given),
                     partial(serving, *given),
+                    partial(small, *given),
                 ],
                 rounds * more,
             )
-        say(f"forward of {count} windows", theirs, exact=exact, serving=ours)
+            error = float((small(*given) - fast(*given)).abs().max())
+        say(f"forward of {count} windows", theirs, exact=exact, serving=ours, int8=bytes_s)
         figures[f"forward{count}_ms"] = round(ours * 1e3, 3)
         figures[f"forward{count}_speedup"] = round(theirs / ours, 2)
         figures[f"exact_forward{count}_speedup"] = round(theirs / exact, 2)
+        figures[f"int8_forward{count}_speedup"] = round(theirs / bytes_s, 2)
     figures |= {"table_build_s": round(build_s, 4), "table_bytes": serving.table_bytes}
+    figures |= {"int8_table_bytes": small.table_bytes, "int8_max_error": float(f"{error:.3g}")}
     return figures
 
 

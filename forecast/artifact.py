@@ -147,9 +147,10 @@ def _served(
     """The serving form, unless the probe says that it is another function."""
     began = time.monotonic()
     served = model.serving(precision=precision)
+    took = time.monotonic() - began
     difference = float(np.abs(_answer(served, probe) - expected).max())
-    told = {"precision": precision, "seconds": time.monotonic() - began, "difference": difference}
-    log.info("tables built in %.3f s", told["seconds"], extra=told)
+    told = {"precision": precision, "seconds": took, "bytes": served.table_bytes}
+    log.info("tables of %d bytes built in %.3f s", served.table_bytes, took, extra=told)
     if difference <= _SERVING_TOLERANCE[precision]:
         return served
     log.warning("the serving form is %.3g of the scale off: the exact one serves", difference)

@@ -202,6 +202,11 @@ class Model:
         return Model(self.spec, network.to(device))
 
     @property
+    def table_bytes(self) -> int:
+        """Memory of the serving form's tables; 0 for the exact form."""
+        return self.engine.table_bytes if isinstance(self.engine, ServingTFT) else 0
+
+    @property
     def outside(self) -> int:
         """Windows with an input beyond the serving form's tables; the exact form answered."""
         return self.engine.outside.windows if isinstance(self.engine, ServingTFT) else 0

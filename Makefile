@@ -12,7 +12,7 @@ ARGS ?=
 STREAM = $(if $(DATA),--data "$(DATA)") $(if $(TARGETS),--targets "$(TARGETS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check smoke smoke-job chaos bench-model clean .venv
+.PHONY: help run test check smoke smoke-job chaos bench-model bench-serve clean .venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ chaos: .venv/stamp  ## kill -9 over everything under load, on two Ray nodes; JSO
 
 bench-model: .venv/stamp  ## the fast network against pytorch-forecasting's, side by side; JSON result
 	@$(BIN)/python -m bench.model $(ARGS)
+
+bench-serve: .venv/stamp  ## forecasts over HTTP against a plain FastAPI app, and the engine alone; JSON result
+	@$(BIN)/python -m bench.serve $(ARGS)
 
 clean:  ## remove caches and .fleetcast, the demo's state (keeps .venv)
 	rm -rf .fleetcast .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build lightning_logs

@@ -12,10 +12,10 @@ ARGS ?=
 STREAM = $(if $(DATA),--data "$(DATA)") $(if $(TARGETS),--targets "$(TARGETS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check smoke smoke-job chaos bench-model bench-serve clean .venv
+.PHONY: help run test check smoke smoke-job chaos bench-model bench-windows bench-serve clean .venv
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  run and smoke take DATA=file.parquet TARGETS=column,column; run, test, smoke, smoke-job and chaos take ARGS="..."'
 
@@ -42,6 +42,9 @@ chaos: .venv/stamp  ## kill -9 over everything under load, on two Ray nodes; JSO
 
 bench-model: .venv/stamp  ## the fast network against pytorch-forecasting's, side by side; JSON result
 	@$(BIN)/python -m bench.model $(ARGS)
+
+bench-windows: .venv/stamp  ## from the grid to batches, against pytorch-forecasting's loader; JSON result
+	@$(BIN)/python -m bench.windows $(ARGS)
 
 bench-serve: .venv/stamp  ## forecasts over HTTP against a plain FastAPI app, and the engine alone; JSON result
 	@$(BIN)/python -m bench.serve $(ARGS)

@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from bench.operations import counted, uncounted
 from bench.streams import Stream, demo, real_streams, widened
 from bench.turns import medians, say
+from forecast.definition import define, defined_forward
 from forecast.fast.exact import FastTFT
 from forecast.fast.serving import ServingTFT
-from forecast.model import ModelSpec, build, forward, pinball
+from forecast.model import ModelSpec, network_inputs, pinball
 from forecast.window_spec import WindowSpec
 from forecast.windows import Windows, transform
 
@@ -87,31 +88,24 @@ def cut(stream: Stream, spec: ModelSpec, count: int, seed: int = 0) -> Windows:
     return transform(stream.windows(window.context, window.horizon, count, seed), window)
 
 
-def inputs(windows: Windows, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
-    """What both fast forms read."""
-    given = (windows.encoder_cont, windows.decoder_cont, windows.encoder_cat[:, 0])
-    first, second, third = (torch.from_numpy(array).to(device) for array in given)
-    return first, second, third
-
-
 def trained(
     spec: ModelSpec, stream: Stream, steps: int
 ) -> tuple[TemporalFusionTransformer, FastTFT]:
     """One network in both forms, after so many steps on the stream."""
-    network = build(spec, seed=_SEED)
+    network = define(spec, seed=_SEED)
     fast = FastTFT.of(network)
     optimizer = torch.optim.Adam(fast.parameters(), lr=3e-3, fused=True)
     windows = cut(stream, spec, _TRAIN_BATCH * max(1, min(steps, 64)))
     torch.manual_seed(_SEED)
-    for step in range(steps):
-        rows = np.arange(_TRAIN_BATCH) + step * _TRAIN_BATCH
+    for turn in range(steps):
+        rows = np.arange(_TRAIN_BATCH) + turn * _TRAIN_BATCH
         batch = windows.select(rows % len(windows))
-        _step(fast, optimizer, batch, lambda part: fast(*inputs(part)), spec)
+        step(fast, optimizer, batch, lambda part: fast(*network_inputs(part)), spec)
     network.load_state_dict(fast.state_dict())
     return network.eval(), fast.eval()
 
 
-def _step(
+def step(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     batch: Windows,
@@ -137,11 +131,11 @@ def forwards(
     figures: dict[str, Any] = {}
     for count, more in ((1, 8), (64, 3), (512, 1)):
         windows = cut(stream, spec, count)
-        given = inputs(windows)
+        given = network_inputs(windows)
         with torch.inference_mode():
             theirs, exact, ours = medians(
                 [
-                    partial(forward, network, windows),
+                    partial(defined_forward, network, windows),
                     partial(fast, *given),
                     partial(serving, *given),
                 ],
@@ -166,15 +160,15 @@ def training(
     """How many times faster a step is, dropout and optimiser included, and its seconds."""
     device = str(next(network.parameters()).device)
     windows = cut(stream, spec, batch)
-    given = inputs(windows, device)
-    theirs, ours = build(spec, seed=_SEED).to(device), FastTFT.of(network).train()
+    given = network_inputs(windows, device)
+    theirs, ours = define(spec, seed=_SEED).to(device), FastTFT.of(network).train()
     theirs.load_state_dict(network.state_dict())
     first = torch.optim.Adam(theirs.parameters(), lr=1e-3)
     second = torch.optim.Adam(ours.parameters(), lr=1e-3, fused=True)
     slow, quick = medians(
         [
-            lambda: _step(theirs, first, windows, lambda part: forward(theirs, part), spec),
-            lambda: _step(ours, second, windows, lambda _: ours(*given), spec),
+            lambda: step(theirs, first, windows, lambda part: defined_forward(theirs, part), spec),
+            lambda: step(ours, second, windows, lambda _: ours(*given), spec),
         ],
         rounds,
     )
@@ -194,8 +188,8 @@ def errors(data: Path | None, setting: Setting) -> dict[str, Any]:
         serving = ServingTFT(fast)
         windows = cut(stream, spec, setting.windows, seed=3)
         with torch.inference_mode():
-            found = serving(*inputs(windows))
-            error = float((found - forward(network, windows)).abs().max())
+            found = serving(*network_inputs(windows))
+            error = float((found - defined_forward(network, windows)).abs().max())
         print(f"{stream.name}: error {error:.1e}, {serving.outside.values} inputs off the tables")
         worst, outside = max(worst, error), outside + serving.outside.values
     return {"max_error": float(f"{worst:.3g}"), "out_of_range": outside}
@@ -207,13 +201,13 @@ def shares(
     """How much of the machine's matrix-product rate the serving form reaches."""
     left, right = torch.randn(1024, 1024), torch.randn(1024, 1024)
     serving, windows = ServingTFT(fast), cut(stream, spec, 64)
-    given = inputs(windows)
+    given = network_inputs(windows)
     with torch.inference_mode():
         product_s, serving_s = medians([lambda: left @ right, partial(serving, *given)], 15)
     rate = 2 * 1024**3 / product_s
     with torch.no_grad():
         done = counted(partial(serving, *given)) + uncounted(spec, len(windows), tables=True)
-        needed = counted(partial(forward, network, windows))
+        needed = counted(partial(defined_forward, network, windows))
         needed += uncounted(spec, len(windows), tables=False)
     print(f"matrix products: {rate / 1e9:.0f} GFLOP/s; 64 windows: {done / 1e9:.3f} GFLOP done")
     return {
@@ -236,16 +230,16 @@ def large(rounds: int) -> dict[str, Any]:
     }
     for count in (1, _LARGE_BATCH):
         windows = cut(stream, spec, count)
-        given = inputs(windows)
+        given = network_inputs(windows)
         with torch.inference_mode():
             theirs, ours = medians(
                 [
-                    partial(forward, network, windows),
+                    partial(defined_forward, network, windows),
                     partial(serving, *given),
                 ],
                 rounds,
             )
-            error = float((serving(*given) - forward(network, windows)).abs().max())
+            error = float((serving(*given) - defined_forward(network, windows)).abs().max())
         say(f"large: forward of {count} windows", theirs, serving=ours)
         figures[f"large_forward{count}_speedup"] = round(theirs / ours, 2)
     figures["large_max_error"] = float(f"{error:.3g}")
@@ -269,15 +263,15 @@ def gpu(stream: Stream, spec: ModelSpec, rounds: int) -> dict[str, Any]:
     if not torch.cuda.is_available():
         return figures
     figures["gpu_name"] = torch.cuda.get_device_name()
-    network = build(spec, seed=_SEED).eval().cuda()
+    network = define(spec, seed=_SEED).eval().cuda()
     fast = FastTFT.of(network)
     for count in (64, 512):
         windows = cut(stream, spec, count)
-        given = inputs(windows, "cuda")
+        given = network_inputs(windows, "cuda")
         with torch.inference_mode():
             theirs, ours = medians(
                 [
-                    partial(forward, network, windows),
+                    partial(defined_forward, network, windows),
                     partial(fast, *given),
                 ],
                 rounds * 3,

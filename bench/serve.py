@@ -107,7 +107,7 @@ def whole_fleet(
     fleet: Thousand, model: Model, served: Served, plain_port: int, setting: Setting
 ) -> dict[str, Any]:
     """Answers for all servers, computed anew: ours, the plain app's, the engine's."""
-    engine, at = fleet.buffer(served.config), HISTORY
+    engine, alone, at = fleet.buffer(served.config), model.serving(), HISTORY
     took: dict[str, list[float]] = {name: [] for name in ("engine", "ours", "newest", "plain")}
     many: list[Load] = []
     with Caller(served.port) as ours, Caller(plain_port) as plain:
@@ -115,7 +115,7 @@ def whole_fleet(
             engine.append(f"slot-{at}", fleet.samples(at, at + 1))
             at += 1
             began = time.perf_counter()
-            model.predict(engine.fleet(at + fleet.stream.first_slot - 2))
+            alone.predict(engine.fleet(at + fleet.stream.first_slot - 2))
             took["engine"].append(time.perf_counter() - began)
             served.advance()
             took["ours"].append(_timed(ours, _as_of(fleet, served)))

@@ -68,13 +68,16 @@ def pack(
     `probe` holds a few windows, `created_at` an ISO 8601 time. Raises ArtifactError when a weight
     or a quantile of the probe is not finite: such a model cannot serve.
     """
+    from forecast.model import Model
+
     if not len(probe):
         raise ArtifactError("an artifact needs at least one window as its probe")
     weights = {
         name: tensor.numpy(force=True) for name, tensor in model.network.state_dict().items()
     }
     _refuse_not_finite(weights)
-    expected = _answer(model, probe)
+    # Of the exact form: what is loaded later, in whatever form, is held against it.
+    expected = _answer(Model(model.spec, model.network), probe)
     if not np.isfinite(expected).all():
         raise ArtifactError("probe: the model's own quantiles are not finite")
     arrays = {_NETWORK + name: array for name, array in weights.items()}
@@ -96,7 +99,7 @@ def pack(
 
 
 def unpack(artifact: Artifact, *, fingerprint: str | None) -> Model:
-    """The model of an artifact, proved by its probe.
+    """The model of an artifact in its serving form, proved by its probe, which also warms it up.
 
     `fingerprint` is the schema's it must be of; None takes any. Raises ArtifactError naming what
     is wrong: an unknown format, another schema, a damaged or missing part, a tensor of the wrong
@@ -117,7 +120,7 @@ def unpack(artifact: Artifact, *, fingerprint: str | None) -> Model:
         arrays: Arrays = safetensors.numpy.load(artifact.weights)
     except SafetensorError as error:
         raise ArtifactError(f"weights are no safetensors: {error}") from error
-    model = _build(_spec(manifest), arrays)
+    model = _build(_spec(manifest), arrays).serving()
     _prove(model, _probe(manifest, model.spec, arrays), arrays.get(_EXPECTED))
     return model
 
@@ -136,14 +139,15 @@ def _build(spec: ModelSpec, arrays: Arrays) -> Model:
     """The network with the stored weights; raises ArtifactError where they do not fit it."""
     import torch
 
-    from forecast.model import Model, build
+    from forecast.fast.exact import FastTFT
+    from forecast.model import Model, shape_of
 
     stored = {
         name.removeprefix(_NETWORK): array
         for name, array in arrays.items()
         if name.startswith(_NETWORK)
     }
-    network = build(spec, seed=0)
+    network = FastTFT(shape_of(spec))
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     if absent := sorted(set(wanted) - set(stored)):
         raise ArtifactError(f"{len(absent)} weights are missing, first {absent[0]}")
@@ -156,7 +160,10 @@ def _build(spec: ModelSpec, arrays: Arrays) -> Model:
                 f"weight {name} is {array.dtype} {array.shape}, the network needs float32 {shape}"
             )
     _refuse_not_finite(stored)
-    network.load_state_dict({name: torch.from_numpy(array) for name, array in stored.items()})
+    try:
+        network.load_state_dict({name: torch.from_numpy(array) for name, array in stored.items()})
+    except ValueError as error:
+        raise ArtifactError(f"weights: {error}") from error
     return Model(spec, network)
 
 

@@ -81,7 +81,8 @@ class Members:
         """Load a version beside the others; raises ArtifactError and changes nothing."""
         if version not in self._models:
             model = unpack(artifact, fingerprint=None)  # proved by its probe, on the CPU
-            model.network.to(self._device)
+            if self._device != "cpu":
+                model = model.serving(self._device)
             fit = Fit.of(
                 model.spec,
                 self._schema,

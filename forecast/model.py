@@ -1,33 +1,36 @@
 """The network: a Temporal Fusion Transformer, built from plain numbers, and a model around it.
 
-The network is pytorch-forecasting's `TemporalFusionTransformer` (Lim et al. 2021, "Temporal Fusion
-Transformers for interpretable multi-horizon time series forecasting"). It is built from the
-hyper-parameters that its manifest holds: no dataset object and no pickle on the way to a forecast.
+pytorch-forecasting's `TemporalFusionTransformer` defines it (`forecast/definition.py`); what trains
+and serves are fast forms of it (`forecast/fast/`). It is built from the hyper-parameters that its
+manifest holds: no dataset object and no pickle on the way to a forecast.
 
-Legend: N windows, L context slots, H horizon slots, T targets, Q quantile levels.
+Legend: N windows, L context slots, H horizon slots, T targets, Q quantile levels, K categories.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pytorch_forecasting import TemporalFusionTransformer
-from pytorch_forecasting.data.encoders import MultiNormalizer, TorchNormalizer
-from pytorch_forecasting.metrics import MultiLoss, QuantileLoss
-from pytorch_forecasting.utils import get_embedding_size
-from torch import Tensor, nn
+from torch import Tensor
 
+from forecast.fast.exact import FastTFT
+from forecast.fast.serving import ServingTFT
+from forecast.fast.shape import Category, Shape
 from forecast.window_spec import WindowSpec
 from forecast.windows import RawWindows, Windows, inverse, transform
 
 FloatArray = NDArray[np.float32]
+
+Inputs = tuple[Tensor, Tensor, Tensor]
+"""Context [N, L, C], horizon [N, H, C] and categories [N, K]."""
+
+Engine = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Inputs to scaled quantiles [N, H, T, Q]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,86 +71,64 @@ class ModelSpec:
         return cls(**{**data, "window": window, "quantiles": tuple(data["quantiles"])})
 
 
-def build(spec: ModelSpec, *, seed: int) -> TemporalFusionTransformer:
+def build(spec: ModelSpec, *, seed: int) -> FastTFT:
     """The network with fresh weights, a function of the seed alone, in training mode."""
-    window, targets = spec.window, len(spec.window.targets)
-    known, unknown = list(window.known_reals), list(window.unknown_reals)
-    categoricals = list(window.static_categoricals)
-    size = len(window.roles)
-    levels, outputs = list(spec.quantiles), len(spec.quantiles)
-    with torch.random.fork_rng(devices=[]), _quiet():
-        torch.manual_seed(seed)
-        network = TemporalFusionTransformer(
-            hidden_size=spec.hidden_size,
-            lstm_layers=spec.lstm_layers,
-            dropout=spec.dropout,
-            attention_head_size=spec.attention_heads,
-            hidden_continuous_size=spec.hidden_continuous_size,
-            output_size=outputs if targets == 1 else [outputs] * targets,
-            loss=_loss(levels, targets),
-            output_transformer=_unscaled(targets),
-            max_encoder_length=window.context,
-            static_categoricals=categoricals,
-            static_reals=list(window.static_reals),
-            time_varying_categoricals_encoder=[],
-            time_varying_categoricals_decoder=[],
-            time_varying_reals_encoder=known + unknown,
-            time_varying_reals_decoder=known,
-            x_reals=list(window.reals),
-            x_categoricals=categoricals,
-            embedding_sizes={name: (size, get_embedding_size(size)) for name in categoricals},
-            embedding_paddings=categoricals,
-            logging_metrics=nn.ModuleList([]),
-        )
+    from forecast.definition import define  # slow to import, and needed only where weights begin
+
+    return FastTFT.of(define(spec, seed=seed))
+
+
+def with_weights(spec: ModelSpec, weights: Mapping[str, Tensor]) -> FastTFT:
+    """The network with these weights, under pytorch-forecasting's names; raises ValueError."""
+    network = FastTFT(shape_of(spec))
+    network.load_state_dict(weights)
     return network
 
 
-def _loss(levels: list[float], targets: int) -> QuantileLoss | MultiLoss:
-    """The network's own loss; it also tells the network how many targets there are."""
-    losses = [QuantileLoss(quantiles=levels) for _ in range(targets)]
-    return losses[0] if targets == 1 else MultiLoss(losses)
+def shape_of(spec: ModelSpec) -> Shape:
+    """What `Shape.of` reads off the network that defines this specification."""
+    window, count = spec.window, len(spec.window.roles)
+    known, unknown = window.known_reals, window.unknown_reals
+    return Shape(
+        hidden=spec.hidden_size,
+        per_real=spec.hidden_continuous_size,
+        heads=spec.attention_heads,
+        lstm_layers=spec.lstm_layers,
+        dropout=spec.dropout,
+        context=window.context,
+        targets=len(window.targets),
+        levels=len(spec.quantiles),
+        reals=window.reals,
+        columns=tuple(range(len(window.reals))),
+        static_categories=tuple(
+            Category(name, count, embedding_size(count), column, padded=True)
+            for column, name in enumerate(window.static_categoricals)
+        ),
+        static_reals=window.static_reals,
+        encoder_reals=(*known, *unknown),
+        decoder_reals=known,
+    )
 
 
-def _unscaled(targets: int) -> TorchNormalizer | MultiNormalizer:
-    """An output transformer that leaves outputs as they are: `inverse` scales them back."""
-    same = [TorchNormalizer(method="identity") for _ in range(targets)]
-    return same[0] if targets == 1 else MultiNormalizer(same)
+def embedding_size(categories: int) -> int:
+    """Numbers that a category is embedded into: pytorch-forecasting's rule, which is fast.ai's."""
+    return min(round(1.6 * categories**0.56), 100) if categories > 2 else 1
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning advises against modules among hyper-parameters; this network takes its loss so."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Attribute '\w+' is an instance of", UserWarning)
-        yield
+def network_inputs(windows: Windows, device: torch.device | str = "cpu") -> Inputs:
+    """What the network reads; every window has full length, and its categories never change."""
+    given = (windows.encoder_cont, windows.decoder_cont, windows.encoder_cat[:, 0])
+    encoder, decoder, categories = (torch.from_numpy(array).to(device) for array in given)
+    return encoder, decoder, categories
 
 
-def network_inputs(
-    windows: Windows, device: torch.device | str = "cpu"
-) -> dict[str, Tensor | list[Tensor]]:
-    """The dictionary that the network's `forward` reads; every window has full length."""
-    count, context = windows.encoder_cont.shape[:2]
-    horizon, targets = windows.target.shape[1:]
-    unscaled = torch.tensor([0.0, 1.0], device=device).expand(count, 2)
-    return {
-        "encoder_cont": torch.from_numpy(windows.encoder_cont).to(device),
-        "decoder_cont": torch.from_numpy(windows.decoder_cont).to(device),
-        "encoder_cat": torch.from_numpy(windows.encoder_cat).to(device),
-        "decoder_cat": torch.from_numpy(windows.decoder_cat).to(device),
-        "encoder_lengths": torch.full((count,), context, device=device),
-        "decoder_lengths": torch.full((count,), horizon, device=device),
-        "target_scale": unscaled if targets == 1 else [unscaled] * targets,
-    }
-
-
-def forward(network: TemporalFusionTransformer, windows: Windows) -> Tensor:
+def forward(network: FastTFT, windows: Windows) -> Tensor:
     """Scaled quantiles [N, H, T, Q] as the network gives them, unsorted; differentiable.
 
     They are computed, and stay, where the network's weights are.
     """
-    device = next(network.parameters()).device
-    prediction = network(network_inputs(windows, device))["prediction"]
-    return torch.stack(prediction if isinstance(prediction, list) else [prediction], dim=2)
+    found: Tensor = network(*network_inputs(windows, next(network.parameters()).device))
+    return found
 
 
 def pinball(pred_NHTQ: Tensor, target_NHT: Tensor, levels: Sequence[float]) -> Tensor:
@@ -170,9 +151,11 @@ class Model:
     (under 1e-5 of its scale), because a matrix product rounds by the shape of its operands.
     """
 
-    def __init__(self, spec: ModelSpec, network: TemporalFusionTransformer) -> None:
+    def __init__(self, spec: ModelSpec, network: FastTFT, engine: Engine | None = None) -> None:
+        """`engine` computes forecasts in the network's place, from weights of its own."""
         self.spec = spec
         self.network = network.eval()
+        self.engine = engine
 
     def predict(self, raw: RawWindows, batch_size: int = 256) -> FloatArray:
         """Quantiles [N, H, T, Q] in natural units, rising over Q and within each target's bounds.
@@ -192,11 +175,28 @@ class Model:
         """Quantiles [N, H, T, Q] as the network gives them: scaled, perhaps crossing."""
         self.network.eval()
         with torch.inference_mode():
-            quantiles: FloatArray = forward(self.network, windows).numpy(force=True)
+            if self.engine is None:
+                found = forward(self.network, windows)
+            else:
+                found = self.engine(*network_inputs(windows))
+        quantiles: FloatArray = found.numpy(force=True)
         return quantiles
 
     def copy(self) -> Model:
         """A model with weights of its own, for a learner to move."""
-        network = build(self.spec, seed=0)
-        network.load_state_dict(self.network.state_dict())
-        return Model(self.spec, network)
+        return Model(self.spec, with_weights(self.spec, self.network.state_dict()))
+
+    def serving(self, device: Literal["cpu", "cuda"] = "cpu") -> Model:
+        """The same function in the form that forecasts fastest on a device; weights of its own.
+
+        On the CPU its tables are within 1e-4 of a target's scale; a GPU computes the exact form.
+        """
+        network = with_weights(self.spec, self.network.state_dict())
+        if device == "cpu":
+            return Model(self.spec, network, ServingTFT(network))
+        return Model(self.spec, network.to(device))
+
+    @property
+    def outside(self) -> int:
+        """Windows with an input beyond the serving form's tables; the exact form answered."""
+        return self.engine.outside.windows if isinstance(self.engine, ServingTFT) else 0

@@ -1,7 +1,8 @@
 """Windows: what the buffer cuts, what the model reads, and the one transform between them.
 
 Training and serving call the same `transform`, so a forecast is made from the features the model
-learned on. Everything is numpy: a window is a slice of the grid, never a data frame.
+learned on. Everything is numpy: a window is a slice of the grid, never a data frame, and features
+are written straight to where the network reads them.
 
 Legend: N windows, L context slots, H horizon slots, M metrics, T targets, Q quantile levels,
 C real columns, K categorical columns.
@@ -9,13 +10,14 @@ C real columns, K categorical columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from forecast import features
+from forecast.local_time import calendar
+from forecast.raw_windows import Index, RawWindows, positions
 from forecast.schema import Metric
 from forecast.window_spec import WindowSpec
 
@@ -24,100 +26,12 @@ __all__ = ["RawWindows", "WindowSpec", "Windows", "inverse", "transform"]
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
-Index = IntArray | BoolArray | Sequence[int]
 Floats = NDArray[np.float64]
 
-_AT_A_TIME = 1024
-"""Windows turned into features at a time, which bounds the memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class RawWindows:
-    """N windows as the buffer cuts them: natural units, NaN where nothing is known.
-
-    Raises ValueError when the arrays do not fit each other.
-    """
-
-    servers: tuple[str, ...]
-    roles: tuple[str, ...]
-    timezones: tuple[str, ...]
-    """IANA names, one per window like `servers` and `roles`."""
-    metrics: tuple[str, ...]
-    context: int
-    horizon: int
-    step_seconds: int
-    origin: IntArray
-    """[N] the last slot of the context."""
-    values: FloatArray
-    """[N, L+H, M]; the horizon part is all NaN in windows cut without labels."""
-    daily: FloatArray
-    """[N, L+H, M] the value one day before each slot."""
-    weekly: FloatArray
-    """[N, L+H, M] the value one week before each slot."""
-    spread: FloatArray
-    """[N, M] long-run deviation of the server's metric in the metric's transformed space."""
-
-    def __post_init__(self) -> None:
-        count, length = len(self.servers), self.context + self.horizon
-        shape = (count, length, len(self.metrics))
-        wanted = {
-            "roles": (len(self.roles), count),
-            "timezones": (len(self.timezones), count),
-            "origin": (self.origin.shape, (count,)),
-            "values": (self.values.shape, shape),
-            "daily": (self.daily.shape, shape),
-            "weekly": (self.weekly.shape, shape),
-            "spread": (self.spread.shape, (count, len(self.metrics))),
-        }
-        for name, (got, need) in wanted.items():
-            if got != need:
-                raise ValueError(f"windows of {count} servers: {name} is {got}, need {need}")
-
-    def __len__(self) -> int:
-        return len(self.servers)
-
-    def select(self, index: Index) -> RawWindows:
-        """The windows at these positions (or where a mask is true), in the order given."""
-        rows = _positions(index, len(self))
-        return replace(
-            self,
-            servers=tuple(self.servers[row] for row in rows),
-            roles=tuple(self.roles[row] for row in rows),
-            timezones=tuple(self.timezones[row] for row in rows),
-            origin=self.origin[rows],
-            values=self.values[rows],
-            daily=self.daily[rows],
-            weekly=self.weekly[rows],
-            spread=self.spread[rows],
-        )
-
-    def parts(self, size: int) -> Iterator[RawWindows]:
-        """The windows in order, at most `size` at a time."""
-        for start in range(0, len(self), size):
-            yield self.select(range(start, min(start + size, len(self))))
-
-    @staticmethod
-    def concat(parts: Sequence[RawWindows]) -> RawWindows:
-        """All windows of `parts`, in order; they must agree on metrics, lengths and step."""
-        if not parts:
-            raise ValueError("nothing to concatenate: no windows given")
-        first = parts[0]
-        kind = (first.metrics, first.context, first.horizon, first.step_seconds)
-        for part in parts[1:]:
-            other = (part.metrics, part.context, part.horizon, part.step_seconds)
-            if other != kind:
-                raise ValueError(f"windows of different kinds: {kind} and {other}")
-        return replace(
-            first,
-            servers=tuple(name for part in parts for name in part.servers),
-            roles=tuple(role for part in parts for role in part.roles),
-            timezones=tuple(zone for part in parts for zone in part.timezones),
-            origin=np.concatenate([part.origin for part in parts]),
-            values=np.concatenate([part.values for part in parts]),
-            daily=np.concatenate([part.daily for part in parts]),
-            weekly=np.concatenate([part.weekly for part in parts]),
-            spread=np.concatenate([part.spread for part in parts]),
-        )
+_AT_A_TIME = 128
+"""Windows turned into features at a time: their float64 arrays then stay in a core's cache."""
+_CALENDARS_AT_A_TIME = 1024
+"""Windows whose calendar is worked out at a time, which bounds the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +65,7 @@ class Windows:
 
     def select(self, index: Index) -> Windows:
         """The windows at these positions (or where a mask is true), in the order given."""
-        rows = _positions(index, len(self))
+        rows = positions(index, len(self))
         return Windows(
             encoder_cont=self.encoder_cont[rows],
             decoder_cont=self.decoder_cont[rows],
@@ -162,6 +76,10 @@ class Windows:
             scale=self.scale[rows],
             ceiling=self.ceiling[rows],
         )
+
+    def rows(self, rows: slice) -> Windows:
+        """The windows of a slice, in the same memory."""
+        return Windows(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 def transform(raw: RawWindows, spec: WindowSpec, *, mask_role: BoolArray | None = None) -> Windows:
@@ -178,55 +96,147 @@ def transform(raw: RawWindows, spec: WindowSpec, *, mask_role: BoolArray | None 
     wanted = (spec.step_seconds, spec.context, spec.horizon)
     if given != wanted:
         raise ValueError(f"step, context and horizon are {given}, the model reads {wanted}")
+    made, plan = _unfilled(len(raw), spec), _Plan.of(raw, spec)
+    role = _categories(raw, spec)
     if mask_role is not None:
-        shown = zip(raw.roles, mask_role, strict=True)
-        raw = replace(raw, roles=tuple("" if hidden else role for role, hidden in shown))
-    if len(raw) <= _AT_A_TIME:
-        return _transform(raw, spec)
-    parts = [_transform(part, spec) for part in raw.parts(_AT_A_TIME)]
-    joined = {
-        field.name: np.concatenate([getattr(part, field.name) for part in parts])
-        for field in fields(Windows)
-    }
-    return Windows(**joined)
+        hidden = [one for one, _ in zip(mask_role, raw.roles, strict=True)]
+        role[np.array(hidden, dtype=np.bool_)] = 0
+    made.encoder_cat[:] = made.decoder_cat[:] = role[:, None, None]
+    _fill_calendar(made, raw, plan)
+    for start in range(0, len(raw), _AT_A_TIME):
+        rows = slice(start, start + _AT_A_TIME)
+        _fill(made.rows(rows), raw.rows(rows), plan)
+    return made
 
 
-def _transform(raw: RawWindows, spec: WindowSpec) -> Windows:
-    """`transform` without bounds on memory: its float64 arrays are several times the result."""
-    values = features.model_space(_gather(raw.values, raw, spec), spec.metrics)
-    context_NLM = values[:, : spec.context]
-    filled_NLM = features.forward_fill(context_NLM)
-    center = filled_NLM[:, -1]
-    finest = features.resolutions(center, spec.metrics)
-    spread = _gather(raw.spread, raw, spec)
-    floor = np.fmax(finest, spec.scale_floor_share * spread)
-    scale = np.maximum(features.deviation(context_NLM), floor)
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Where `transform` finds each metric and where its columns go, worked out once a call."""
 
-    wanted_columns = list(spec.target_columns)
-    lags = [
-        features.model_space(_gather(lag, raw, spec), spec.metrics)[..., wanted_columns]
-        for lag in (raw.daily, raw.weekly)
-    ]
-    target_center, target_scale = center[:, wanted_columns], scale[:, wanted_columns]
-    blocks = [
-        features.static(scale, spread, finest, spec),
-        _known(raw, spec, [(lag - target_center[:, None]) / target_scale[:, None] for lag in lags]),
-        features.unknown(context_NLM, (filled_NLM - center[:, None]) / scale[:, None], spec),
-    ]
-    cont = np.concatenate(blocks, axis=2, dtype=np.float32)
-    cat = _categories(raw, spec)
-    labels = values[:, spec.context :, wanted_columns]
-    known = np.concatenate([context_NLM[..., wanted_columns], *lags], axis=1)
+    spec: WindowSpec
+    columns: list[int | None]
+    """Of `RawWindows.metrics`, for each metric the model reads; None where there is no such one."""
+    targets: list[int]
+    """[T] among the metrics the model reads."""
+    target_metrics: list[Metric]
+    known: int
+    """First column of `known_reals`: the calendar's."""
+    lags: int
+    after_lags: int
+    """First of the columns that tell how much of the lags is known, and the position."""
+    unknown: int
+    """First column of `unknown_reals`."""
+
+    @classmethod
+    def of(cls, raw: RawWindows, spec: WindowSpec) -> _Plan:
+        found = {name: column for column, name in enumerate(raw.metrics)}
+        static, known = len(spec.static_reals), spec.known_reals
+        after_lags = static + known.index("seen_lagd")
+        return cls(
+            spec=spec,
+            columns=[found.get(metric.name) for metric in spec.metrics],
+            targets=list(spec.target_columns),
+            target_metrics=_target_metrics(spec),
+            known=static,
+            lags=after_lags - 2 * len(spec.targets),
+            after_lags=after_lags,
+            unknown=static + len(known),
+        )
+
+
+def _unfilled(count: int, spec: WindowSpec) -> Windows:
+    """Room for so many windows."""
+    columns, targets = len(spec.reals), len(spec.targets)
+    context, horizon = (count, spec.context), (count, spec.horizon)
     return Windows(
-        encoder_cont=cont[:, : spec.context],
-        decoder_cont=cont[:, spec.context :],
-        encoder_cat=cat[:, : spec.context],
-        decoder_cat=cat[:, spec.context :],
-        target=((labels - target_center[:, None]) / target_scale[:, None]).astype(np.float32),
-        center=target_center,
-        scale=target_scale,
-        ceiling=features.ceilings(known, _target_metrics(spec), spec.most_growth),
+        encoder_cont=np.empty((*context, columns), np.float32),
+        decoder_cont=np.empty((*horizon, columns), np.float32),
+        encoder_cat=np.empty((*context, 1), np.int64),
+        decoder_cat=np.empty((*horizon, 1), np.int64),
+        target=np.empty((*horizon, targets), np.float32),
+        center=np.empty((count, targets)),
+        scale=np.empty((count, targets)),
+        ceiling=np.empty((count, targets)),
     )
+
+
+def _fill_calendar(made: Windows, raw: RawWindows, plan: _Plan) -> None:
+    """The columns of the calendar, which depend on the slots alone."""
+    context, step = plan.spec.context, plan.spec.step_seconds
+    first = raw.origin + 1 - context
+    for start in range(0, len(raw), _CALENDARS_AT_A_TIME):
+        rows = slice(start, start + _CALENDARS_AT_A_TIME)
+        values = calendar(first[rows], context + plan.spec.horizon, raw.timezones[rows], step)
+        _put(made.rows(rows), plan.known, values)
+
+
+def _fill(made: Windows, raw: RawWindows, plan: _Plan) -> None:
+    """The columns that depend on values, and the labels; arrays here have their slots first."""
+    spec, targets = plan.spec, plan.targets
+    values, seen = features.by_slot([raw.values], plan.columns, spec.metrics)
+    context, known = values[: spec.context], seen[: spec.context]
+    filled = features.forward_fill(context, known)
+    center = filled[-1]
+    finest = features.resolutions(center, spec.metrics)
+    spread = features.picked([raw.spread], plan.columns)
+    floor = np.fmax(finest, spec.scale_floor_share * spread)
+    scale = np.maximum(features.deviation(context, known), floor)
+
+    made.center[:], made.scale[:] = center[:, targets], scale[:, targets]
+    static = features.static(made.scale, spread[:, targets], finest[:, targets])
+    _put(made, 0, static.astype(np.float32)[:, None])
+    highest = np.fmax.reduce(context, axis=0)[:, targets]
+    np.fmax(highest, _fill_lags(made, raw, plan), out=highest)
+    made.ceiling[:] = features.ceilings(highest, plan.target_metrics, spec.most_growth)
+
+    scaled = np.subtract(filled, center)
+    scaled /= scale
+    gaps = np.empty((*known.shape[:2], 2), np.float32)
+    gaps[..., 0] = np.log1p(features.slots_since_seen(known[..., targets]))
+    gaps[..., 1] = 1.0 - features.share(known)
+    into = made.encoder_cont.swapaxes(0, 1)
+    _copy(into[..., plan.unknown : -2], features.squashed(scaled))
+    _copy(into[..., -2:], gaps)
+    made.decoder_cont[..., plan.unknown :] = 0.0
+    labels = (values[spec.context :, :, targets] - made.center) / made.scale
+    made.target.swapaxes(0, 1)[:] = labels
+
+
+def _fill_lags(made: Windows, raw: RawWindows, plan: _Plan) -> Floats:
+    """The known columns after the calendar's, 0 for an unknown lag; the lags' highest [N, T]."""
+    columns = [plan.columns[at] for at in plan.targets]
+    count, context, horizon = len(columns), plan.spec.context, plan.spec.horizon
+    values, seen = features.by_slot([raw.daily, raw.weekly], columns, 2 * plan.target_metrics)
+    highest: Floats = np.fmax.reduce(values, axis=0)
+    values -= np.tile(made.center, 2)
+    values /= np.tile(made.scale, 2)
+    if not seen.all():
+        np.copyto(values, 0.0, where=~seen)
+    after = np.empty((*seen.shape[:2], 3), np.float32)
+    after[..., 0] = features.share(seen[..., :count])
+    after[..., 1] = features.share(seen[..., count:])
+    position = np.arange(-context, horizon).astype(np.float32) / np.float32(context)
+    after[..., 2] = position[:, None]
+    _put(made, plan.lags, features.squashed(values).swapaxes(0, 1))
+    _put(made, plan.after_lags, after.swapaxes(0, 1))
+    most: Floats = np.fmax(highest[:, :count], highest[:, count:])
+    return most
+
+
+def _put(made: Windows, column: int, values: FloatArray) -> None:
+    """Write values that broadcast to [N, L+H, ...] to the real columns from `column` on."""
+    context, width = made.encoder_cont.shape[1], values.shape[-1]
+    encoder, decoder = values, values
+    if values.shape[-2] > 1:
+        encoder, decoder = values[..., :context, :], values[..., context:, :]
+    _copy(made.encoder_cont[..., column : column + width], encoder)
+    _copy(made.decoder_cont[..., column : column + width], decoder)
+
+
+def _copy(into: FloatArray, values: FloatArray) -> None:
+    """Copy a few columns; those of one slot in one go, for a loop over each would take longer."""
+    cell = np.dtype((np.void, into.itemsize * into.shape[-1]))
+    into.view(cell)[:] = values.view(cell)
 
 
 def inverse(quantiles_NHTQ: FloatArray, windows: Windows, spec: WindowSpec) -> FloatArray:
@@ -235,14 +245,22 @@ def inverse(quantiles_NHTQ: FloatArray, windows: Windows, spec: WindowSpec) -> F
     Sorted over Q, because a network's quantiles may cross, and clipped to each target's bounds and
     to the window's ceiling.
     """
-    metrics = _target_metrics(spec)
-    scaled_NHQT = np.sort(quantiles_NHTQ, axis=3).astype(np.float64).swapaxes(2, 3)
-    moved = scaled_NHQT * windows.scale[:, None, None] + windows.center[:, None, None]
-    natural = np.minimum(features.natural_space(moved, metrics), windows.ceiling[:, None, None])
-    lower = np.array([-np.inf if m.lower is None else m.lower for m in metrics])
-    upper = np.array([np.inf if m.upper is None else m.upper for m in metrics])
-    natural = np.clip(natural, lower, upper)
-    return np.ascontiguousarray(natural.swapaxes(2, 3), dtype=np.float32)
+    natural_NHTQ = np.empty(quantiles_NHTQ.shape, np.float32)
+    rising = bool((quantiles_NHTQ[..., 1:] >= quantiles_NHTQ[..., :-1]).all())
+    sorted_NHTQ = quantiles_NHTQ if rising else np.sort(quantiles_NHTQ, axis=3)
+    for place, metric in enumerate(_target_metrics(spec)):
+        moved_NHQ = sorted_NHTQ[:, :, place].astype(np.float64)
+        moved_NHQ *= windows.scale[:, place, None, None]
+        moved_NHQ += windows.center[:, place, None, None]
+        if metric.transform == "log1p":
+            features.expm1(moved_NHQ)
+        np.minimum(moved_NHQ, windows.ceiling[:, place, None, None], out=moved_NHQ)
+        if metric.lower is not None:
+            np.maximum(moved_NHQ, metric.lower, out=moved_NHQ)
+        if metric.upper is not None:
+            np.minimum(moved_NHQ, metric.upper, out=moved_NHQ)
+        natural_NHTQ[:, :, place] = moved_NHQ
+    return natural_NHTQ
 
 
 def _target_metrics(spec: WindowSpec) -> list[Metric]:
@@ -250,37 +268,7 @@ def _target_metrics(spec: WindowSpec) -> list[Metric]:
     return [spec.metrics[column] for column in spec.target_columns]
 
 
-def _gather(values: FloatArray, raw: RawWindows, spec: WindowSpec) -> Floats:
-    """The metrics [..., M] the model reads, in its order; all NaN where `raw` has no such one."""
-    columns = {name: column for column, name in enumerate(raw.metrics)}
-    gathered = np.full((*values.shape[:-1], len(spec.metrics)), np.nan)
-    for place, metric in enumerate(spec.metrics):
-        if metric.name in columns:
-            gathered[..., place] = values[..., columns[metric.name]]
-    return gathered
-
-
-def _known(raw: RawWindows, spec: WindowSpec, lags: Sequence[Floats]) -> Floats:
-    """[N, L+H, K] the columns of `known_reals`; an unknown one of the scaled `lags` is 0."""
-    steps = np.arange(-spec.context, spec.horizon)
-    slots = raw.origin[:, None] + 1 + steps
-    seen = [features.observed(lag) for lag in lags]
-    values = [features.squashed(np.where(at, lag, 0.0)) for at, lag in zip(seen, lags, strict=True)]
-    shares = [at.mean(axis=2, keepdims=True) for at in seen]
-    position = steps.astype(np.float32) / np.float32(spec.context)
-    relative = np.broadcast_to(position[None, :, None], (*slots.shape, 1))
-    calendar = features.calendar(slots, raw.timezones, spec.step_seconds)
-    return np.concatenate([calendar, *values, *shares, relative], axis=2)
-
-
 def _categories(raw: RawWindows, spec: WindowSpec) -> IntArray:
-    """[N, L+H, 1] the category of each window's role; 0 for an unknown one."""
+    """[N] the category of each window's role; 0 for an unknown one."""
     numbers = {role: number for number, role in enumerate(spec.roles)}
-    category = np.array([numbers.get(role, 0) for role in raw.roles], dtype=np.int64)
-    return np.repeat(category[:, None, None], spec.context + spec.horizon, axis=1)
-
-
-def _positions(index: Index, count: int) -> IntArray:
-    """Row numbers of an index array or a mask of `count` rows."""
-    array = np.asarray(index)
-    return np.arange(count)[array] if array.size else np.zeros(0, np.int64)
+    return np.array([numbers.get(role, 0) for role in raw.roles], dtype=np.int64)

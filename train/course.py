@@ -20,8 +20,8 @@ from train.steps import Lessons, Precision, evaluation_loss, training_loss
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
-    from pytorch_forecasting import TemporalFusionTransformer
 
+    from forecast.fast.exact import FastTFT
 LOOKS = 10
 """How often a full training looks at the validation windows."""
 
@@ -111,7 +111,7 @@ class Course(LightningModule):
 
     def __init__(
         self,
-        network: TemporalFusionTransformer,
+        network: FastTFT,
         *,
         given: Lessons,
         exams: Lessons,
@@ -157,7 +157,9 @@ class Course(LightningModule):
         self._network.load_state_dict(weights)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self._learning_rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self._learning_rate, weight_decay=0.0, fused=True
+        )
         cycle = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, self._learning_rate, total_steps=self._plan.steps, pct_start=_WARM_UP_SHARE
         )

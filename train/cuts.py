@@ -122,7 +122,8 @@ class Cutter:
     ) -> NDArray[np.float32]:
         """Values `lag` slots before; a horizon longer than the lag would read past the origin."""
         values = self._grid.gather(rows, slots - lag)
-        values[slots - lag > origins[:, None]] = np.nan
+        if self._horizon > lag:
+            values[slots - lag > origins[:, None]] = np.nan
         return values
 
     def _spreads(self, rows: IntArray, origins: IntArray, as_of: int | None) -> NDArray[np.float32]:

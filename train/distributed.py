@@ -25,7 +25,7 @@ from ray.exceptions import RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from forecast.errors import StateError, TrainingError
-from forecast.model import Model, ModelSpec, build
+from forecast.model import Model, ModelSpec, with_weights
 from forecast.windows import RawWindows
 from train.checkpoint import Checkpoint
 from train.pretrain import PretrainReport, Run, pretrain
@@ -126,8 +126,7 @@ def pretrain_on_workers(
         shutil.rmtree(Path(workers.storage) / name, ignore_errors=True)
     if "failed" in made:
         raise TrainingError(made["failed"])
-    network = build(spec, seed=0)
-    network.load_state_dict(safetensors.torch.load(made["weights"]))
+    network = with_weights(spec, safetensors.torch.load(made["weights"]))
     report = made["report"]
     losses = tuple(report.pop("validation_losses"))
     return Model(spec, network), PretrainReport(validation_losses=losses, **report)

@@ -101,9 +101,12 @@ class Grid:
 
     def gather(self, rows: IntArray, slots: IntArray) -> FloatArray:
         """Values [N, K, M] of `rows` [N] in `slots` [N, K] or [K]; NaN where there is none."""
-        cells = slots % self.ring
-        values: FloatArray = self.values[rows[:, None], cells]
-        values[self.slots[rows[:, None], cells] != slots] = np.nan
+        cells = slots - slots // self.ring * self.ring  # several times faster than a remainder
+        cells = rows[:, None] * self.ring + cells
+        values: FloatArray = self.values.reshape(-1, self.metrics).take(cells, axis=0)
+        others = self.slots.reshape(-1).take(cells) != slots
+        if others.any():
+            values[others] = np.nan
         return values
 
     def heard_after(self, after: IntArray, upto: int) -> IntArray:

@@ -106,7 +106,7 @@ class Learner:
         """Train in place; the number of steps made."""
         network, steps = model.network.train(), 0
         weights = list(network.parameters())
-        optimizer = torch.optim.Adam(weights, lr=self._learning_rate)
+        optimizer = torch.optim.Adam(weights, lr=self._learning_rate, fused=True)
         for _ in range(self._epochs):
             order = torch.randperm(len(given)).numpy()
             for start in range(0, len(order), self._batch_size):

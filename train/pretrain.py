@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from torch import Tensor
 
 from forecast.errors import TrainingError
-from forecast.model import Model, ModelSpec, build
+from forecast.model import Model, ModelSpec, build, with_weights
 from train.checkpoint import Checkpoint, Progress
 from train.course import LOOKS, WATCHED, Batches, Course, Plan
 from train.steps import Device, Precision, lessons, refuse_absent, refuse_not_finite, repeatable
@@ -132,8 +132,7 @@ def pretrain(
         keeper = _Keeper(job, plan, batches, stopper, run, seed=seed)
         if not keeper.ended:
             run.prepare(_trainer(plan, [stopper, keeper], run)).fit(course)
-        network = build(spec, seed=seed)
-        network.load_state_dict(keeper.weights)
+        network = with_weights(spec, keeper.weights)
         refuse_not_finite(network)
     report = PretrainReport(
         steps=keeper.step,

@@ -19,8 +19,8 @@ from forecast.windows import transform
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from pytorch_forecasting import TemporalFusionTransformer
 
+    from forecast.fast.exact import FastTFT
     from forecast.window_spec import WindowSpec
     from forecast.windows import RawWindows, Windows
 
@@ -114,7 +114,7 @@ def lessons(raw: RawWindows, spec: WindowSpec) -> Lessons:
 
 
 def training_loss(
-    network: TemporalFusionTransformer,
+    network: FastTFT,
     batch: Lessons,
     levels: Sequence[float],
     precision: Precision = "float32",
@@ -133,9 +133,7 @@ def training_loss(
     return loss
 
 
-def evaluation_loss(
-    network: TemporalFusionTransformer, given: Lessons, levels: Sequence[float]
-) -> float:
+def evaluation_loss(network: FastTFT, given: Lessons, levels: Sequence[float]) -> float:
     """Weighed pinball loss over all windows in evaluation mode; NaN without a label.
 
     The network's mode is left as it was.
@@ -152,7 +150,7 @@ def evaluation_loss(
 
 
 def _weighed(
-    network: TemporalFusionTransformer,
+    network: FastTFT,
     batch: Lessons,
     levels: Sequence[float],
     precision: Precision = "float32",

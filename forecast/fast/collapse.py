@@ -69,12 +69,8 @@ def collapse(network: FastTFT, tolerance: float) -> Collapsed:
     shape = network.shape
     kinds = ["encoder", "decoder", *(["static"] if shape.static_reals else [])]
     tables = Tables.build([curves_of(w, shape, kind) for kind in kinds], tolerance)
-    none = torch.zeros(0, dtype=torch.int32)
-    starts = dict(zip(kinds, tables.starts, strict=True))
-    static = static_of(w, shape, tables.rows, starts.get("static", none))
-    encoder, decoder = (
-        selection_of(w, shape, kind, tables.rows, starts[kind]) for kind in kinds[:2]
-    )
+    static = static_of(w, shape, tables.rows)
+    encoder, decoder = (selection_of(w, shape, kind, tables.rows) for kind in kinds[:2])
     out, sizes = _contexts_out(w, encoder, decoder)
     gate, bias = collapsed_gate(w, "contexts")
     local, enrich = norm_of(w, "local"), norm_of(w, "enrich")

@@ -6,16 +6,18 @@ Legend: N windows, L context, H horizon, T targets, Q levels, C real columns, K 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from pytorch_forecasting import TemporalFusionTransformer
 from torch import Tensor, nn
 
 from forecast.fast.network import quantiles
 from forecast.fast.pieces import Weights
 from forecast.fast.shape import Shape
 from forecast.fast.weights import from_state, groups_of, to_state
+
+if TYPE_CHECKING:
+    from pytorch_forecasting import TemporalFusionTransformer
 
 
 class FastTFT(nn.Module):
@@ -60,10 +62,6 @@ class FastTFT(nn.Module):
 
         Raises ValueError for inputs whose shapes do not fit.
         """
-        with torch.autocast(encoder_cont.device.type, enabled=False):
-            return self._forward(encoder_cont, decoder_cont, categories)
-
-    def _forward(self, encoder_cont: Tensor, decoder_cont: Tensor, categories: Tensor) -> Tensor:
         shape = self.shape
         w: Weights = dict(self.weights.items())  # looked up often, and slowly in a module
         drop = shape.dropout if self.training else 0.0

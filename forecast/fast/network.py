@@ -25,16 +25,21 @@ Inputs = tuple[Tensor, Tensor, Tensor]
 
 
 def quantiles(w: Weights, shape: Shape, given: Inputs, drop: float) -> Tensor:
-    """Scaled quantiles [N, H, T, Q]; `drop` is the share that dropouts drop."""
+    """Scaled quantiles [N, H, T, Q]; `drop` is the share that dropouts drop.
+
+    Under autocast the selection networks stay in full precision: they are small products between
+    long sums. What follows them is cast.
+    """
     encoder_cont, decoder_cont, categories = given
-    static_HN = static_embedding(w, shape, encoder_cont[:, 0], categories, drop)
-    contexts = _contexts(w, static_HN, drop)
-    parts = []
-    for kind, cont in (("encoder", encoder_cont), ("decoder", decoder_cont)):
-        columns = shape.columns_of(getattr(shape, f"{kind}_reals"))
-        values = cont.permute(2, 1, 0)[columns].contiguous()
-        parts.append(select(w, fold(w, shape, kind), kind, values, contexts[0], drop))
-    selected = torch.cat(parts, 1)
+    with torch.autocast(encoder_cont.device.type, enabled=False):
+        static_HN = static_embedding(w, shape, encoder_cont[:, 0], categories, drop)
+        contexts = _contexts(w, static_HN, drop)
+        parts = []
+        for kind, cont in (("encoder", encoder_cont), ("decoder", decoder_cont)):
+            columns = shape.columns_of(getattr(shape, f"{kind}_reals"))
+            values = cont.permute(2, 1, 0)[columns].contiguous()
+            parts.append(select(w, fold(w, shape, kind), kind, values, contexts[0], drop))
+        selected = torch.cat(parts, 1)
     local = _local(w, shape, selected, encoder_cont.shape[1], contexts, drop)
     enriched = _enrich(w, local, contexts[3], drop)
     return _decode(w, shape, local, enriched, encoder_cont.shape[1], drop)

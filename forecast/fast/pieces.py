@@ -19,6 +19,7 @@ Weights = Mapping[str, Tensor]
 
 EPSILON = 1e-5
 """Of every normalisation, as in torch's layer norm."""
+_HALF = (torch.bfloat16, torch.float16)
 _LANES = 1 << 16
 
 
@@ -45,9 +46,14 @@ class Elu(torch.autograd.Function):
         return torch.mul(gradients[0], slope)
 
 
+def full(values: Tensor) -> Tensor:
+    """What a product in half precision gave, in full: sums over features need all their bits."""
+    return values.float() if values.dtype in _HALF else values
+
+
 def elu(values: Tensor) -> Tensor:
     """ELU with a gradient."""
-    result: Tensor = Elu.apply(values)  # type: ignore[no-untyped-call]
+    result: Tensor = Elu.apply(full(values))  # type: ignore[no-untyped-call]
     return result
 
 
@@ -160,11 +166,11 @@ class GateNorm(torch.autograd.Function):
 
 def norm(values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Layer norm over features [F, R]."""
-    result: Tensor = Norm.apply(values, weight, bias)  # type: ignore[no-untyped-call]
+    result: Tensor = Norm.apply(full(values), weight, bias)  # type: ignore[no-untyped-call]
     return result
 
 
 def gate_norm(gates: Tensor, skip: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Gate [2F, R], add `skip` [F, R], normalise; `weight` and `bias` are the norm's."""
-    result: Tensor = GateNorm.apply(gates, skip, weight, bias)  # type: ignore[no-untyped-call]
+    result: Tensor = GateNorm.apply(full(gates), full(skip), weight, bias)  # type: ignore[no-untyped-call]
     return result

@@ -34,6 +34,16 @@ class FoldedSelection:
     embed_bias: Tensor
     """[V, E]"""
 
+    def only(self, which: list[int]) -> FoldedSelection:
+        """The same of some of the variables."""
+        a_b_c = self.curve
+        return FoldedSelection(
+            Folded(*(weight[which] for weight in self.each.tensors())),
+            None if a_b_c is None else (a_b_c[0][which], a_b_c[1][which], a_b_c[2][which]),
+            self.embed_weight[which],
+            self.embed_bias[which],
+        )
+
 
 def fold(weights: Weights, shape: Shape, kind: str) -> FoldedSelection:
     """The weights of `kind`'s networks with their linear pieces multiplied out."""

@@ -44,6 +44,9 @@ class Outside:
 class ServingTFT:
     """A network that only forecasts; built from a fast network whose weights it copies.
 
+    A curve may be too steep for any table: a norm over two or three numbers jumps where they meet.
+    Then `tabulated` is False, and the exact form answers always.
+
     One instance is used by one thread at a time: `outside` counts.
     """
 
@@ -55,6 +58,7 @@ class ServingTFT:
         self.outside = Outside()
         with torch.inference_mode():
             self._parts: Collapsed = collapse(self.exact, tolerance)
+        self.tabulated = self.table_error <= tolerance
 
     @property
     def table_bytes(self) -> int:
@@ -69,6 +73,8 @@ class ServingTFT:
     @torch.inference_mode()
     def __call__(self, encoder_cont: Tensor, decoder_cont: Tensor, categories: Tensor) -> Tensor:
         """Scaled quantiles [N, H, T, Q] from [N, L, C], [N, H, C] and categories [N, K]."""
+        if not self.tabulated:
+            return self.exact(encoder_cont, decoder_cont, categories)  # type: ignore[no-any-return]
         steps = encoder_cont.shape[1] + decoder_cont.shape[1]
         if not len(encoder_cont):
             return encoder_cont.new_empty(0, decoder_cont.shape[1], *self._parts.outputs)
@@ -84,12 +90,10 @@ class ServingTFT:
         p = self._parts
         inputs = [encoder_cont[..., p.encoder.columns], decoder_cont[..., p.decoder.columns]]
         inputs.append(encoder_cont[:, 0, p.static.columns] if p.static else inputs[0][:0])
-        cell, beyond, largest = p.tables.cells(torch.cat([part.reshape(-1) for part in inputs]))
-        sizes = [part.numel() for part in inputs]
-        out = self._fast(
-            inputs, cell.split_with_sizes(sizes), beyond.split_with_sizes(sizes), categories
-        )
-        if float(largest) <= LIMIT:
+        # Categories alone have no table.
+        found = [places.find(part) for places, part in zip(p.tables.places, inputs, strict=False)]
+        out = self._fast(inputs, found, categories)
+        if all(float(largest) <= LIMIT for *_, largest in found):
             return out
         # Not "> LIMIT": a NaN is outside too.
         away = [~(part.abs() <= LIMIT).flatten(1) for part in inputs if part.numel()]
@@ -102,8 +106,7 @@ class ServingTFT:
     def _fast(
         self,
         inputs: Sequence[Tensor],
-        cells: Sequence[Tensor],
-        beyond: Sequence[Tensor],
+        found: Sequence[tuple[Tensor, ...]],
         categories: Tensor,
     ) -> Tensor:
         p = self._parts
@@ -111,11 +114,12 @@ class ServingTFT:
         if p.static is None:
             static_HN = inputs[0].new_zeros(p.hidden_size, count)
         else:
-            static_HN = p.static(inputs[2], cells[2], beyond[2], categories)
+            at = found[2] if len(found) > 2 else (inputs[2], inputs[2])
+            static_HN = p.static(inputs[2], at[0], at[1], categories)
         contexts = self._contexts(static_HN)
         encoder_on, decoder_on, hidden, cell, enriching = contexts.split_with_sizes(p.context_sizes)
-        chosen_encoder = p.encoder(inputs[0], cells[0], beyond[0], encoder_on)
-        chosen_decoder = p.decoder(inputs[1], cells[1], beyond[1], decoder_on)
+        chosen_encoder = p.encoder(inputs[0], found[0][0], found[0][1], encoder_on)
+        chosen_decoder = p.decoder(inputs[1], found[1][0], found[1][1], decoder_on)
         layers = p.lstm_layers
         state = [part.T.expand(layers, -1, -1).contiguous() for part in (hidden, cell)]
         first, *state = _lstm(chosen_encoder, state, p.lstm_encoder, layers)

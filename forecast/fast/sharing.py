@@ -84,8 +84,9 @@ def curves_of(weights: Weights, shape: Shape, kind: str) -> tuple[Curves, int]:
     """The curves of one selection's real variables, and how many there are."""
     folded = fold(weights, shape, kind)
 
-    def evaluate(values_VK: Tensor) -> Tensor:
-        return curves(values_VK, skip_inputs(folded, values_VK), folded.each)
+    def evaluate(values_WK: Tensor, which: list[int]) -> Tensor:
+        some = folded.only(which)
+        return curves(values_WK, skip_inputs(some, values_WK), some.each)
 
     return evaluate, len(getattr(shape, f"{kind}_reals"))
 
@@ -115,8 +116,6 @@ class Selection:
     columns: Columns
     rows: Tensor
     """The tables."""
-    starts: Tensor
-    """[V] where the variables' rows start."""
     shares: Shares | None
 
     def __call__(
@@ -133,8 +132,7 @@ class Selection:
             before.view(-1, count, steps).add_(context_FN[..., None])
             skip = torch.addmm(shares.skip_bias, shares.skip_weight, values_RV.T)
             share_VR = shares(before, skip)
-        cells = cell.view(values_RV.shape) + self.starts
-        chosen = bag(self.rows, cells, beyond.view(values_RV.shape), share_VR)
+        chosen = bag(self.rows, cell.flatten(0, 1), beyond.flatten(0, 1), share_VR)
         return chosen.view(count, steps, -1)
 
 
@@ -145,8 +143,6 @@ class Static:
     columns: Columns
     rows: Tensor
     """The tables."""
-    starts: Tensor
-    """[V] where the variables' rows start."""
     shares: Shares | None
     category_columns: tuple[int, ...]
     inward: tuple[Tensor, ...]
@@ -177,23 +173,20 @@ class Static:
             for place, (branch, rows) in enumerate(zip(self.branches, chosen, strict=True))
         ]
         if values.shape[1]:
-            cells = cell.view(values.shape) + self.starts
-            total.append(bag(self.rows, cells, beyond.view(values.shape), share[first:]))
+            total.append(bag(self.rows, cell, beyond, share[first:]))
         summed = total[0]
         for more in total[1:]:
             summed = summed + more
         return summed.T.contiguous()
 
 
-def selection_of(
-    weights: Weights, shape: Shape, kind: str, rows: Tensor, starts: Tensor
-) -> Selection:
+def selection_of(weights: Weights, shape: Shape, kind: str, rows: Tensor) -> Selection:
     """The variables of `encoder` or `decoder`."""
     columns = span(shape.columns_of(getattr(shape, f"{kind}_reals")))
-    return Selection(columns, rows, starts, shares_of(weights, shape, kind))
+    return Selection(columns, rows, shares_of(weights, shape, kind))
 
 
-def static_of(weights: Weights, shape: Shape, rows: Tensor, starts: Tensor) -> Static | None:
+def static_of(weights: Weights, shape: Shape, rows: Tensor) -> Static | None:
     """The static variables; None where there are none."""
     if not shape.static_reals and not shape.static_categories:
         return None
@@ -213,7 +206,6 @@ def static_of(weights: Weights, shape: Shape, rows: Tensor, starts: Tensor) -> S
     return Static(
         columns=span(shape.columns_of(shape.static_reals)),
         rows=rows,
-        starts=starts,
         shares=shares,
         category_columns=tuple(category.column for category in shape.static_categories),
         inward=tuple(inward),

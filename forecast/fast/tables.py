@@ -3,13 +3,15 @@
 A value's cell is read off the bits of `1 + |value|`: the exponent and the first bits of the
 mantissa. So cells are 2^-bits wide up to 1, twice as wide up to 3, then up to 7, 15 and 31, where
 the table ends; position and cell cost two shifts and no search. Inputs are of unit scale and
-compressed far out, which is where a network's curves bend.
+compressed far out, which is where a network's curves bend. Each variable has as many bits as its
+own curves need: a training makes a few of them steep, and most stay flat.
 
 Legend: V variables, K nodes, H hidden size, R rows.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -22,8 +24,8 @@ _OCTAVES = 5
 _MANTISSA = 23
 _ONE = 127 << _MANTISSA
 """The bits of 1.0."""
-_FEWEST, _MOST = 6, 10
-"""Bits of a cell's width: 641 to 10,241 nodes."""
+_FEWEST, _MOST = 7, 13
+"""Bits of a cell's width: 1,282 to 81,922 nodes."""
 
 
 def nodes(bits: int) -> Tensor:
@@ -33,19 +35,58 @@ def nodes(bits: int) -> Tensor:
     return torch.cat([up, -up])
 
 
-Curves = Callable[[Tensor], Tensor]
-"""Values [V, K] to [V, H, K]."""
+Curves = Callable[[Tensor, list[int]], Tensor]
+"""Values [W, K] of the variables numbered [W] to [W, H, K]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the variables of one set have their nodes; all [V]."""
+
+    starts: Tensor
+    """int32: the first row of each variable."""
+    shift: Tensor
+    """int32: bits of a value behind its cell."""
+    width: Tensor
+    """float32: 2^-shift."""
+    half: Tensor
+    """int32: rows from a variable's first node up to its first one down."""
+
+    @classmethod
+    def of(cls, bits: Sequence[int], first: int) -> Places:
+        """Variables with so many bits each, one behind the other from row `first`."""
+        half = torch.tensor([(_OCTAVES << count) + 1 for count in bits], dtype=torch.int64)
+        shift = torch.tensor([_MANTISSA - count for count in bits], dtype=torch.int32)
+        starts = (2 * half).cumsum(0) - 2 * half + first
+        return cls(starts.to(torch.int32), shift, 2.0 ** -shift.float(), half.to(torch.int32))
+
+    def find(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of values [..., V]: the row of the lower node (int32), how far behind it the value is (0
+        to 1), and the largest value by size (NaN where there is one).
+
+        Values beyond the limit are read at the limit.
+        """
+        sizes = values.abs()
+        largest = sizes.max() if sizes.numel() else sizes.new_zeros(())
+        placed = sizes.clamp_(max=LIMIT).add_(1.0).view(torch.int32).sub_(_ONE)
+        # The last node has no cell behind it; a NaN ends up there too.
+        placed.clamp_(max=(_OCTAVES << _MANTISSA) - 1)
+        cell = placed >> self.shift
+        beyond = placed.sub_(cell << self.shift).to(torch.float32).mul_(self.width)
+        cell.add_(self.starts).addcmul_(torch.signbit(values).to(torch.int32), self.half)
+        return cell, beyond, largest
 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """Curves of one resolution as the rows of one matrix."""
+    """Curves as the rows of one matrix."""
 
     rows: Tensor
-    """[V x K, H]"""
-    starts: tuple[Tensor, ...]
-    """Of each set of curves [V] int32: the first row of each variable."""
-    bits: int
+    """[nodes of all variables, H]"""
+    places: tuple[Places, ...]
+    """Of each set of curves."""
+    bits: tuple[tuple[int, ...], ...]
+    """Of each set, of each variable."""
     error: float
     """The largest error measured halfway between nodes, in units of the curve."""
 
@@ -53,43 +94,58 @@ class Tables:
     def build(cls, sets: Sequence[tuple[Curves, int]], tolerance: float) -> Tables:
         """Tables of sets of curves, each with its number of variables.
 
-        As fine as `tolerance` asks, between 641 and 10,241 nodes a variable.
+        As fine as `tolerance` asks, between 1,282 and 81,922 nodes a variable; where that is not
+        enough, `error` is above it.
         """
-        for bits in range(_FEWEST, _MOST + 1):
-            places = nodes(bits)
-            found = [curves(places.expand(count, -1)) for curves, count in sets]
-            pairs = zip(sets, found, strict=True)
-            error = max(_between(curves, places, values) for (curves, _), values in pairs)
-            if error <= tolerance or bits == _MOST:
-                break
-        rows = [values.permute(0, 2, 1).flatten(0, 1) for values in found]
-        every = torch.arange(sum(count for _, count in sets), dtype=torch.int32) * len(places)
-        starts = every.split_with_sizes([count for _, count in sets])
-        return cls(torch.cat(rows).contiguous(), starts, bits, error)
-
-    def cells(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The lower node of each value, counted from its variable's first row (int32), how far
-        behind it the value is (0 to 1), and the largest value by size (NaN where there is one).
-
-        Values beyond the limit are read at the limit.
-        """
-        shift = _MANTISSA - self.bits
-        sizes = values.abs()
-        largest = sizes.max() if sizes.numel() else sizes.new_zeros(())
-        placed = sizes.clamp_(max=LIMIT).add_(1.0).view(torch.int32).sub_(_ONE)
-        # The last node has no cell behind it; a NaN ends up there too.
-        placed.clamp_(max=(_OCTAVES << _MANTISSA) - 1)
-        cell = placed >> shift
-        beyond = placed.bitwise_and_((1 << shift) - 1).to(torch.float32).mul_(2.0**-shift)
-        half = (_OCTAVES << self.bits) + 1
-        cell.add_(torch.signbit(values), alpha=half)
-        return cell, beyond, largest
+        rows: list[Tensor] = []
+        places, bits, worst, first = [], [], 0.0, 0
+        for curves, count in sets:
+            made, chosen, error = _tabulated(curves, count, tolerance)
+            places.append(Places.of(chosen, first))
+            bits.append(tuple(chosen))
+            rows += made
+            first += sum(len(part) for part in made)
+            worst = max(worst, error)
+        return cls(torch.cat(rows).contiguous(), tuple(places), tuple(bits), worst)
 
 
-def _between(curves: Curves, places: Tensor, values: Tensor) -> float:
-    """The largest error of linear interpolation halfway between neighbouring nodes."""
+def _tabulated(
+    curves: Curves, count: int, tolerance: float
+) -> tuple[list[Tensor], list[int], float]:
+    """Of each variable its rows [K, H] and bits; the largest error that is left.
+
+    A curve that is too steep for the finest table ends the search: what is found is of no use.
+    """
+    rows: list[Tensor] = [torch.empty(0)] * count
+    chosen, errors = [_FEWEST] * count, [0.0] * count
+    todo = dict.fromkeys(range(count), _FEWEST)
+    while todo:
+        bits = min(todo.values())
+        these = [at for at, wanted in todo.items() if wanted == bits]
+        places = nodes(bits)
+        values = curves(places.expand(len(these), -1), these)
+        found = _between(curves, these, places, values)
+        for at, part, error in zip(these, values, found, strict=True):
+            if not error <= tolerance and bits == _MOST:
+                return rows, chosen, error
+            rows[at], chosen[at], errors[at] = part.T, bits, error
+            del todo[at]
+            if not error <= tolerance:
+                todo[at] = _finer(bits, error / tolerance)
+    return rows, chosen, max(errors, default=0.0)
+
+
+def _finer(bits: int, excess: float) -> int:
+    """Bits for an error that is `excess` times too large: half the width leaves a quarter of it."""
+    more = math.ceil(math.log(excess, 4.0)) if math.isfinite(excess) else _MOST
+    return min(bits + max(1, more), _MOST)
+
+
+def _between(curves: Curves, these: list[int], places: Tensor, values: Tensor) -> list[float]:
+    """Per variable, the largest error of linear interpolation halfway between its nodes."""
     halves = (places[1:] + places[:-1]) / 2.0
-    exact = curves(halves.expand(len(values), -1))
-    error = (exact - (values[..., 1:] + values[..., :-1]) / 2.0).abs().amax((0, 1))
-    error[len(places) // 2 - 1] = 0.0  # from the last node up to the first one down
-    return float(error.max())
+    exact = curves(halves.expand(len(values), -1), these)
+    error = (exact - (values[..., 1:] + values[..., :-1]) / 2.0).abs().amax(1)
+    error[:, len(places) // 2 - 1] = 0.0  # from the last node up to the first one down
+    largest: list[float] = error.amax(1).tolist()
+    return largest

@@ -79,7 +79,8 @@ def from_state(groups: Mapping[str, Group], state: Mapping[str, Tensor]) -> dict
         for name, place in group.names():
             if tuple(state[name].shape) != group.shape:
                 raise ValueError(f"{name} is {tuple(state[name].shape)}, need {group.shape}")
-            if not torch.equal(state[name], state[group.parts[place]]):
+            first = state[group.parts[place]]
+            if not torch.allclose(state[name], first, rtol=0.0, atol=0.0, equal_nan=True):
                 raise ValueError(f"{name} differs from {group.parts[place]}, which it shares")
     return {
         key: torch.stack([state[name] for name in group.parts])

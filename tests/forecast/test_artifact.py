@@ -12,7 +12,7 @@ from forecast.artifact import PROBE_TOLERANCE, Artifact, pack, unpack
 from forecast.canonical import sha256
 from forecast.errors import ArtifactError
 from forecast.model import Model, ModelSpec, build
-from forecast.windows import WindowSpec
+from forecast.windows import WindowSpec, transform
 from tests.forecast.window_scene import ROLES, gauge, made, rate
 
 METRICS = (gauge("cpu"), rate("net"))
@@ -73,7 +73,9 @@ def test_what_is_unpacked_forecasts_the_same_bits(model, artifact):
     loaded = unpack(stored, fingerprint="schema-a")
     assert loaded.spec == SPEC
     windows = raw(count=9, seed=4)
-    np.testing.assert_array_equal(loaded.predict(windows), model.predict(windows))
+    np.testing.assert_array_equal(loaded.predict(windows), model.serving().predict(windows))
+    scaled = transform(windows, SPEC.window)
+    np.testing.assert_allclose(loaded.scaled(scaled), model.scaled(scaled), rtol=0, atol=1e-4)
 
 
 def test_the_same_model_gives_the_same_bytes(model, artifact):
@@ -134,7 +136,7 @@ def test_a_weight_that_is_not_finite_is_refused(model, artifact, value):
         unpack(changed, fingerprint="schema-a")
     broken = model.copy()
     with torch.no_grad():
-        broken.network.output_layer[0].bias[0] = value
+        broken.network.weights["output_bias"][0, 0] = value
     with pytest.raises(ArtifactError, match="1 weights are not finite"):
         packed(broken)
 

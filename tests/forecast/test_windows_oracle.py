@@ -11,7 +11,8 @@ from pytorch_forecasting import TemporalFusionTransformer, TimeSeriesDataSet
 from pytorch_forecasting.metrics import MultiLoss, QuantileLoss
 from torch import nn
 
-from forecast.model import ModelSpec, build, forward, network_inputs
+from forecast.definition import define, defined_forward, defined_inputs
+from forecast.model import ModelSpec
 from forecast.windows import RawWindows, WindowSpec, transform
 from tests.forecast.window_scene import ROLES, SPRING, gauge, made, oracle, rate
 
@@ -100,7 +101,7 @@ def test_every_tensor_equals_the_data_sets(scene):
     dataset = oracle(*scene)
     x, (y, weight) = batch_of(dataset, len(scene.raw))
     windows = transform(*scene)
-    ours = network_inputs(windows)
+    ours = defined_inputs(windows)
     assert set(x) - set(ours) == UNUSED
     assert dataset.reals == list(scene.spec.reals)
     assert dataset.flat_categoricals == list(scene.spec.static_categoricals)
@@ -128,14 +129,14 @@ def test_encoder_targets_are_the_values_the_network_reads(scene):
 def test_the_network_equals_the_one_made_from_the_data_set(scene):
     dataset = oracle(*scene)
     spec = ModelSpec(scene.spec, LEVELS, hidden_size=8, attention_heads=2, lstm_layers=2)
-    network, theirs = build(spec, seed=3).eval(), from_dataset(dataset, spec).eval()
+    network, theirs = define(spec, seed=3).eval(), from_dataset(dataset, spec).eval()
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     assert shapes == {name: tensor.shape for name, tensor in theirs.state_dict().items()}
     theirs.load_state_dict(network.state_dict())
     windows = transform(*scene)
     with torch.no_grad():
-        expected = theirs(network_inputs(windows))["prediction"]
-        found = forward(network, windows)
+        expected = theirs(defined_inputs(windows))["prediction"]
+        found = defined_forward(network, windows)
     expected = expected if isinstance(expected, list) else [expected]
     assert torch.equal(found, torch.stack(expected, dim=2))
     assert found.shape == (*windows.target.shape, len(LEVELS))

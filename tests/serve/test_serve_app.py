@@ -87,12 +87,20 @@ def test_the_forecaster_computes_what_is_on_record(http):
     """Serving loads the same artifact and cuts the same windows as the controller did."""
     body = {"model": "champion"}
     recorded = http.get("/api/v1/forecast").json()
-    computed = http.post("/api/v1/forecast", json=body, headers=HEADERS).json()
+    deadline = time.monotonic() + _DEADLINE_S
+    while True:
+        computed = http.post("/api/v1/forecast", json=body, headers=HEADERS).json()
+        pairs = list(zip(computed["series"], recorded["series"], strict=True))
+        if all(ours["members"] == theirs["members"] for ours, theirs in pairs):
+            break
+        # A Forecaster pulls a new champion by itself, a little after the controller made it one.
+        assert time.monotonic() < deadline, computed["series"][0]["members"]
     assert computed["warnings"] == []
     assert computed["revision"] == recorded["revision"]
-    for ours, theirs in zip(computed["series"], recorded["series"], strict=True):
-        assert ours["members"] == theirs["members"]
-        assert ours["quantiles"] == theirs["quantiles"]
+    for ours, theirs in pairs:
+        assert ours["quantiles"].keys() == theirs["quantiles"].keys()
+        for level, values in theirs["quantiles"].items():
+            assert ours["quantiles"][level] == pytest.approx(values, rel=1e-5)
 
 
 def test_an_earlier_version_answers_by_number(http):

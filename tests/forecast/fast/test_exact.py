@@ -194,3 +194,19 @@ def test_no_window_gives_no_forecast():
     none = [part[:0] for part in inputs_of(CASE)]
     found = FastTFT.of(network_of(CASE))(*none)
     assert found.shape == (0, CASE.horizon, CASE.targets, CASE.levels)
+
+
+def test_half_precision_changes_little_and_its_gradients_are_in_full():
+    fast = FastTFT.of(network_of(replace(CASE, layers=2, heads=2, windows=32)))
+    given = inputs_of(replace(CASE, windows=32))
+    found, gradients = [], []
+    for halved in (False, True):
+        fast.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=halved):
+            out = fast(*given)
+        out.float().square().sum().backward()
+        found.append(out.detach().float())
+        gradients.append(torch.cat([weight.grad.flatten() for weight in fast.parameters()]))
+    assert 0 < (found[1] - found[0]).abs().max() <= 0.03 * found[0].abs().max()
+    assert gradients[1].dtype == torch.float32
+    assert (gradients[1] - gradients[0]).norm() <= 0.03 * gradients[0].norm()

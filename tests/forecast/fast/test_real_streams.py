@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from bench.streams import Stream, demo, real_streams, spiked
+from forecast.definition import define, defined_forward
 from forecast.fast.exact import FastTFT
 from forecast.fast.serving import ServingTFT
-from forecast.model import ModelSpec, build, forward
+from forecast.model import ModelSpec
 from forecast.window_spec import WindowSpec
 from forecast.windows import transform
 
@@ -26,7 +27,7 @@ def error_on(stream: Stream) -> tuple[float, ServingTFT]:
     """
     window = WindowSpec(stream.step_seconds, 24, 6, stream.metrics, stream.targets, ROLES)
     spec = ModelSpec(window, (0.1, 0.5, 0.9), hidden_size=8, attention_heads=2)
-    network = build(spec, seed=1).eval()
+    network = define(spec, seed=1).eval()
     draw = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for weight in network.parameters():
@@ -34,7 +35,7 @@ def error_on(stream: Stream) -> tuple[float, ServingTFT]:
     serving = ServingTFT(FastTFT.of(network))
     windows = transform(stream.windows(24, 6, 200), window)
     with torch.inference_mode():
-        wanted = forward(network, windows)
+        wanted = defined_forward(network, windows)
         found = serving(
             torch.from_numpy(windows.encoder_cont),
             torch.from_numpy(windows.decoder_cont),

@@ -7,38 +7,54 @@ from hypothesis import strategies as st
 from forecast.fast.tables import LIMIT, Tables, nodes
 
 
-def two(values_VK: torch.Tensor) -> torch.Tensor:
-    """[V, 2, K] two curves a variable, another height for each."""
-    height = torch.arange(1.0, len(values_VK) + 1)[:, None]
-    return torch.stack([height * torch.tanh(values_VK), height * values_VK], 1)
+def two(values_WK: torch.Tensor, which: list[int]) -> torch.Tensor:
+    """[W, 2, K] two curves a variable, steeper for each."""
+    height = torch.tensor([1.0 + at for at in which])[:, None]
+    return torch.stack([torch.tanh(height * values_WK), height * values_WK], 1)
 
 
 def read(tables: Tables, values_RV: torch.Tensor) -> torch.Tensor:
-    cell, beyond, _ = tables.cells(values_RV)
-    lower = cell + tables.starts[0]
+    lower, beyond, _ = tables.places[0].find(values_RV)
     return torch.lerp(tables.rows[lower], tables.rows[lower + 1], beyond[..., None])
 
 
 @given(value=st.floats(-LIMIT, LIMIT, width=32))
 def test_a_value_is_read_between_its_neighbours(value):
-    tables = Tables.build([(two, 3)], 1e-3)
+    tables = Tables.build([(two, 3)], 1e-5)
     values = torch.full((1, 3), value)
-    wanted = two(values.T).permute(2, 0, 1)
-    torch.testing.assert_close(read(tables, values), wanted, rtol=1e-5, atol=3e-3)
+    wanted = two(values.T, [0, 1, 2]).permute(2, 0, 1)
+    torch.testing.assert_close(read(tables, values), wanted, rtol=1e-5, atol=3e-5)
 
 
 def test_nodes_are_met_exactly_and_lie_closer_near_0():
     tables = Tables.build([(two, 1)], 1e-3)
-    places = nodes(tables.bits)
-    torch.testing.assert_close(read(tables, places[:, None])[:, 0], two(places[None])[0].T)
+    [[bits]] = tables.bits
+    places = nodes(bits)
+    torch.testing.assert_close(read(tables, places[:, None])[:, 0], two(places[None], [0])[0].T)
     gaps = places[: len(places) // 2].diff()
-    assert gaps[0] == 2.0**-tables.bits
+    assert gaps[0] == 2.0**-bits
     assert gaps[-1] == 16 * gaps[0]
     assert (gaps.diff() >= 0).all()
 
 
+def test_each_variable_is_as_fine_as_its_own_curves_need():
+    tables = Tables.build([(two, 2), (two, 30)], 1e-5)
+    first, second = tables.bits
+    assert first == second[:2]
+    assert second[0] < second[-1]
+    assert tables.error <= 1e-5
+    assert len(tables.rows) == sum(len(nodes(bits)) for bits in (*first, *second))
+
+
+def test_a_curve_that_jumps_has_no_table():
+    def jump(values_WK: torch.Tensor, which: list[int]) -> torch.Tensor:
+        return torch.sign(values_WK - 0.3)[:, None]
+
+    assert Tables.build([(jump, 1)], 1e-3).error > 0.5
+
+
 def test_the_largest_value_says_whether_all_are_inside():
-    tables = Tables.build([(two, 2)], 1e-2)
-    assert float(tables.cells(torch.tensor([[-3.0, 2.0]]))[2]) == 3.0
-    assert tables.cells(torch.tensor([[torch.nan, 2.0]]))[2].isnan()
-    assert float(tables.cells(torch.zeros(0, 2))[2]) == 0.0
+    [places] = Tables.build([(two, 2)], 1e-2).places
+    assert float(places.find(torch.tensor([[-3.0, 2.0]]))[2]) == 3.0
+    assert places.find(torch.tensor([[torch.nan, 2.0]]))[2].isnan()
+    assert float(places.find(torch.zeros(0, 2))[2]) == 0.0

@@ -10,8 +10,10 @@ the last byte of the answer, 432,000 numbers, is read:
     plain    bench/plain_app.py: the data set, `model.predict()`, JSON, uvicorn
     engine   cut, features, network, inverse in this process: no JSON, no HTTP
 
-They take turns in one run with one torch thread each. Then the forecast of record, read again and
-again, in turns with an empty handler of the same Serve. The last line is one JSON line.
+They take turns in one run, each with one torch thread: ours is one Forecaster unless told
+otherwise, and its Gateway writes a part as JSON while the next one is computed. Then the forecast
+of record is read again and again, in turns with an empty handler of the same Serve. The last line
+is one JSON line.
 """
 
 from __future__ import annotations
@@ -72,19 +74,20 @@ def main() -> int:
         if options.part == "cached":
             figures |= cached_alone(Path(name), options.servers, setting)
         else:
-            figures |= all_of(Path(name), options.servers, setting)
+            figures["forecasters"] = options.forecasters
+            figures |= all_of(Path(name), options.servers, options.forecasters, setting)
             figures |= behind_haproxy(options.quick)
     print(json.dumps(figures))
     return 0
 
 
-def all_of(folder: Path, servers: int, setting: Setting) -> dict[str, Any]:
+def all_of(folder: Path, servers: int, forecasters: int, setting: Setting) -> dict[str, Any]:
     """Every figure but HAProxy's."""
     fleet = Thousand.make(servers)
     model = fleet.model()
     with _plain(fleet, model, folder) as plain_port:
         port = _free_port()
-        with Served(fleet, folder, port=port) as served:
+        with Served(fleet, folder, port=port, forecaster_replicas=forecasters) as served:
             served.begin(model)
             _say("the fleet is served")
             return {
@@ -286,6 +289,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.serve", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and shorter turns")
     parser.add_argument("--servers", type=int, default=1000)
+    parser.add_argument("--forecasters", type=int, default=1, help="replicas, one thread each")
     parser.add_argument("--part", choices=("all", "cached"), default="all")
     return parser
 

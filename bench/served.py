@@ -38,7 +38,8 @@ class Empty:
 class Served:
     """A context manager around the fleet; beside it the empty handler, in the same Serve."""
 
-    def __init__(self, fleet: Thousand, folder: Path, *, port: int) -> None:
+    def __init__(self, fleet: Thousand, folder: Path, *, port: int, **sizes: int) -> None:
+        """`sizes` are other keys of `[serve]`."""
         token = Token.make("bench", ["read"])
         token.append(folder / "tokens.toml")
         self.headers = {
@@ -47,7 +48,7 @@ class Served:
         }
         self.port, self._fleet = port, fleet
         self.config = fleet.config(
-            folder / "state", port=port, tokens_file=str(folder / "tokens.toml")
+            folder / "state", port=port, tokens_file=str(folder / "tokens.toml"), **sizes
         )
         self._embedded = Embedded(self.config, build(self.config))
         self._slot = HISTORY

@@ -99,6 +99,7 @@ def trainer(config: Config) -> dict[str, Any]:
         },
         "device": config.trainer.device,
         "precision": config.trainer.precision,
+        "serving": config.serve.precision,
         "workers": _workers(config) if config.trainer.workers else None,
     }
 
@@ -145,6 +146,7 @@ def settings(config: Config) -> Settings:
         latency=online.update_latency_slots,
         when_late=online.when_late,
         seed=config.training.seed,
+        precision=config.serve.precision,
     )
 
 

@@ -76,6 +76,11 @@ class Controller:
         return self._learning.training
 
     @property
+    def outside(self) -> int:
+        """Windows since the start with an input beyond the serving form's tables."""
+        return self._members.outside
+
+    @property
     def last_failure(self) -> str | None:
         """Why the last training failed; None once one did not."""
         return self._learning.last_failure

@@ -45,6 +45,7 @@ class Forecaster:
             context=config.panel.context_slots,
             horizon=config.panel.horizon_slots,
             levels=config.panel.quantiles,
+            precision=config.serve.precision,
             # What Ray assigned, not what the machine has: others may own its GPUs.
             device="cuda" if ray.get_runtime_context().get_accelerator_ids().get("GPU") else "cpu",
         )

@@ -86,6 +86,7 @@ class ControllerActor:
             "failures": self._failures,
             "error": self._error,
             "last_failure": self._controller.last_failure,
+            "outside_windows": self._controller.outside,
             "step_duration": self._took.to_json(),
             "waited_seconds": self._waited_s,
             "started_at": self._started_at,

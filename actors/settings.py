@@ -35,11 +35,17 @@ class Settings:
     latency: int
     when_late: Literal["continue", "wait"]
     seed: int
+    precision: Literal["float32", "int8"] = "float32"
+    """Of the serving form that issues forecasts of record."""
 
     def members(self) -> Members:
         """An empty set of members for this panel."""
         return Members(
-            schema=self.schema, context=self.context, horizon=self.horizon, levels=self.levels
+            schema=self.schema,
+            context=self.context,
+            horizon=self.horizon,
+            levels=self.levels,
+            precision=self.precision,
         )
 
     @property

@@ -91,6 +91,8 @@ TABLE: tuple[Row, ...] = tuple(Row(*row) for row in (
      "Requests appended since the buffer started"),
     ("controller.stepped_slot", "fleetcast_stepped_slot", "gauge", "slots", "Last slot stepped"),
     ("controller.steps", "fleetcast_steps_total", "counter", "steps", "Steps since its start"),
+    ("controller.outside_windows", "fleetcast_out_of_table_windows_total", "counter", "windows",
+     "Windows that the exact form answered: an input beyond the serving form's tables"),
     ("controller.failures", "fleetcast_step_failures_total", "counter", "steps",
      "Steps that failed and were done again"),
     ("controller.step_duration", "fleetcast_step_duration_seconds", "histogram", "seconds",

@@ -9,6 +9,8 @@ torch is imported only where a network is needed: the registry keeps artifacts w
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,13 +26,19 @@ from forecast.errors import ArtifactError
 from forecast.windows import RawWindows, transform
 
 if TYPE_CHECKING:
+    from forecast.fast.serving import Precision
     from forecast.model import Model, ModelSpec
+
+log = logging.getLogger("fleetcast.artifact")
 
 FORMAT = 1
 """Goes up when a manifest or the names of the tensors change their meaning."""
 
 PROBE_TOLERANCE = 1e-4
 """Largest difference of a probe's quantile, in units of its window's scale."""
+
+_SERVING_TOLERANCE = {"float32": PROBE_TOLERANCE, "int8": 0.1}
+"""Of the serving forms; what bytes cost is in the manifest, this is for a form that went wrong."""
 
 _NETWORK = "network."
 _PROBE = "probe."
@@ -47,7 +55,8 @@ class Artifact:
     """A stored model: what it is, and its weights and probe as safetensors bytes.
 
     Manifest keys: format, fingerprint (of the schema), model (`ModelSpec.to_json`), probe (names
-    of its windows), lineage, metrics, sha256 (of `weights`), created_at, versions (of libraries).
+    of its windows), lineage, metrics, serving (what its forms cost; may be absent), sha256 (of
+    `weights`), created_at, versions (of libraries).
     """
 
     manifest: dict[str, Any]
@@ -62,11 +71,13 @@ def pack(
     metrics: Mapping[str, Any],
     probe: RawWindows,
     created_at: str,
+    serving: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """The model as an artifact; the same model and arguments give the same bytes.
 
-    `probe` holds a few windows, `created_at` an ISO 8601 time. Raises ArtifactError when a weight
-    or a quantile of the probe is not finite: such a model cannot serve.
+    `probe` holds a few windows, `created_at` an ISO 8601 time, `serving` what the serving forms
+    cost (`forecast.serving_cost.costs`). Raises ArtifactError when a weight or a quantile of the
+    probe is not finite: such a model cannot serve.
     """
     from forecast.model import Model
 
@@ -91,6 +102,7 @@ def pack(
         "probe": {name: list(getattr(probe, name)) for name in _PROBE_NAMES},
         "lineage": lineage,
         "metrics": metrics,
+        "serving": serving,
         "sha256": sha256(data),
         "created_at": created_at,
         "versions": {library: version(library) for library in _LIBRARIES},
@@ -98,12 +110,15 @@ def pack(
     return Artifact(manifest=plain(manifest), weights=data)
 
 
-def unpack(artifact: Artifact, *, fingerprint: str | None) -> Model:
+def unpack(
+    artifact: Artifact, *, fingerprint: str | None, precision: Precision = "float32"
+) -> Model:
     """The model of an artifact in its serving form, proved by its probe, which also warms it up.
 
-    `fingerprint` is the schema's it must be of; None takes any. Raises ArtifactError naming what
-    is wrong: an unknown format, another schema, a damaged or missing part, a tensor of the wrong
-    shape, a weight that is not finite, or a probe whose quantiles come out different.
+    Where the serving form is too far from the exact one, the exact form serves, and a warning says
+    so. `fingerprint` is the schema's it must be of; None takes any. Raises ArtifactError naming
+    what is wrong: an unknown format, another schema, a damaged or missing part, a tensor of the
+    wrong shape, a weight that is not finite, or a probe whose quantiles come out different.
     """
     manifest = artifact.manifest
     if manifest.get("format") != FORMAT:
@@ -120,8 +135,24 @@ def unpack(artifact: Artifact, *, fingerprint: str | None) -> Model:
         arrays: Arrays = safetensors.numpy.load(artifact.weights)
     except SafetensorError as error:
         raise ArtifactError(f"weights are no safetensors: {error}") from error
-    model = _build(_spec(manifest), arrays).serving()
-    _prove(model, _probe(manifest, model.spec, arrays), arrays.get(_EXPECTED))
+    model = _build(_spec(manifest), arrays)
+    probe = _probe(manifest, model.spec, arrays)
+    expected = _prove(model, probe, arrays.get(_EXPECTED))
+    return _served(model, probe, expected, precision)
+
+
+def _served(
+    model: Model, probe: RawWindows, expected: NDArray[np.float32], precision: Precision
+) -> Model:
+    """The serving form, unless the probe says that it is another function."""
+    began = time.monotonic()
+    served = model.serving(precision=precision)
+    difference = float(np.abs(_answer(served, probe) - expected).max())
+    told = {"precision": precision, "seconds": time.monotonic() - began, "difference": difference}
+    log.info("tables built in %.3f s", told["seconds"], extra=told)
+    if difference <= _SERVING_TOLERANCE[precision]:
+        return served
+    log.warning("the serving form is %.3g of the scale off: the exact one serves", difference)
     return model
 
 
@@ -188,7 +219,9 @@ def _probe(manifest: Mapping[str, Any], spec: ModelSpec, arrays: Arrays) -> RawW
         raise ArtifactError(f"probe: cannot be read: {error!r}") from error
 
 
-def _prove(model: Model, probe: RawWindows, expected: NDArray[np.float32] | None) -> None:
+def _prove(
+    model: Model, probe: RawWindows, expected: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
     """Compare what the model gives for the probe with what it gave when it was packed."""
     try:
         found = _answer(model, probe)
@@ -203,6 +236,7 @@ def _prove(model: Model, probe: RawWindows, expected: NDArray[np.float32] | None
             f"probe differs: quantiles are up to {differences.max():.3g} of the scale off, "
             f"allowed are {PROBE_TOLERANCE}"
         )
+    return expected
 
 
 def _answer(model: Model, probe: RawWindows) -> NDArray[np.float32]:

@@ -216,6 +216,9 @@ class ServeConfig(Section):
     max_ongoing_requests: int = Field(default=256, ge=1)
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    precision: Literal["float32", "int8"] = "float32"
+    """Of the serving form on a CPU. `int8` keeps its tables in bytes: about a third of the memory,
+    and faster from a hidden size of about 64; each version's manifest says what that costs."""
     forecaster_gpus: float = Field(default=0.0, ge=0)
     """Share of a GPU that each Forecaster replica asks for; 0: it computes on the CPU."""
 

@@ -23,6 +23,7 @@ from forecast.windows import RawWindows
 
 if TYPE_CHECKING:
     from forecast.baselines import BaselineTables
+    from forecast.fast.serving import Precision
     from forecast.model import Model
     from forecast.schema import Schema
 
@@ -44,6 +45,7 @@ class Members:
     """Loaded versions, the newest few, and the one that answers as champion.
 
     `device` is where networks compute; a GPU's answers differ from the CPU's in the last bits.
+    `precision` is that of the CPU's tables.
     """
 
     def __init__(
@@ -55,8 +57,11 @@ class Members:
         levels: Sequence[float],
         keep: int = 3,
         device: Literal["cpu", "cuda"] = "cpu",
+        precision: Precision = "float32",
     ) -> None:
         self._device = device
+        self._precision = precision
+        self._outside = 0
         self._schema, self._levels = schema, tuple(levels)
         self._context, self._horizon = context, horizon
         self._keep = keep
@@ -73,6 +78,11 @@ class Members:
         """Whether there is a champion and it forecasts every target of today's schema."""
         return self._champion is not None and self._models[self._champion][1].complete
 
+    @property
+    def outside(self) -> int:
+        """Windows since the start that the exact form answered: an input beyond the tables."""
+        return self._outside + sum(model.outside for model, _ in self._models.values())
+
     def loaded(self, version: int) -> bool:
         """Whether this version can answer without loading."""
         return version in self._models
@@ -80,7 +90,8 @@ class Members:
     def load(self, version: int, artifact: Artifact) -> None:
         """Load a version beside the others; raises ArtifactError and changes nothing."""
         if version not in self._models:
-            model = unpack(artifact, fingerprint=None)  # proved by its probe, on the CPU
+            # Proved by its probe, on the CPU; that forecast has warmed it up, too.
+            model = unpack(artifact, fingerprint=None, precision=self._precision)
             if self._device != "cpu":
                 model = model.serving(self._device)
             fit = Fit.of(
@@ -94,7 +105,7 @@ class Members:
         self._models.move_to_end(version)
         while len(self._models) > self._keep:
             oldest = next(known for known in self._models if known != self._champion)
-            del self._models[oldest]
+            self._outside += self._models.pop(oldest)[0].outside
 
     def swap(self, version: int) -> None:
         """Let a loaded version answer as champion: one reference changes.

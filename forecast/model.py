@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from forecast.fast.exact import FastTFT
-from forecast.fast.serving import ServingTFT
+from forecast.fast.serving import Precision, ServingTFT
 from forecast.fast.shape import Category, Shape
 from forecast.window_spec import WindowSpec
 from forecast.windows import RawWindows, Windows, inverse, transform
@@ -186,14 +186,17 @@ class Model:
         """A model with weights of its own, for a learner to move."""
         return Model(self.spec, with_weights(self.spec, self.network.state_dict()))
 
-    def serving(self, device: Literal["cpu", "cuda"] = "cpu") -> Model:
+    def serving(
+        self, device: Literal["cpu", "cuda"] = "cpu", precision: Precision = "float32"
+    ) -> Model:
         """The same function in the form that forecasts fastest on a device; weights of its own.
 
-        On the CPU its tables are within 1e-4 of a target's scale; a GPU computes the exact form.
+        On the CPU it is within 1e-4 of a target's scale in `float32`, and as far off as its
+        manifest says in `int8`. A GPU computes the exact form.
         """
         network = with_weights(self.spec, self.network.state_dict())
         if device == "cpu":
-            return Model(self.spec, network, ServingTFT(network))
+            return Model(self.spec, network, ServingTFT(network, precision=precision))
         return Model(self.spec, network.to(device))
 
     @property

@@ -13,9 +13,11 @@ import numpy as np
 
 from forecast.artifact import Artifact, pack, unpack
 from forecast.errors import TrainingError
+from forecast.fast.serving import Precision as ServingPrecision
 from forecast.fit import Fit
 from forecast.model import Model, ModelSpec
 from forecast.schema import Schema
+from forecast.serving_cost import costs
 from forecast.windows import RawWindows, WindowSpec
 from train.gate import Scores, score
 from train.learner import Learner
@@ -67,7 +69,7 @@ class Result:
 class Trainer:
     """Makes challengers and scores them; holds settings only."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (settings, each by its name)
         self,
         *,
         schema: Schema,
@@ -80,10 +82,14 @@ class Trainer:
         learner: Mapping[str, Any],
         device: Device = "cpu",
         precision: Precision = "float32",
+        serving: ServingPrecision = "float32",
         bar: bool = False,
         on_workers: OnWorkers | None = None,
     ) -> None:
-        """`on_workers`, where given, trains from nothing; updates are always trained here."""
+        """`on_workers`, where given, trains from nothing; updates are always trained here.
+
+        `precision` is that of training, `serving` that in which versions serve and are judged.
+        """
         self._schema = schema
         self._context, self._horizon = context, horizon
         self._quantiles = quantiles
@@ -92,6 +98,7 @@ class Trainer:
         self._base = dict(base)
         self._run = Run(device=device, precision=precision, bar=bar, on_progress=self._tell)
         self._on_workers = on_workers
+        self._serving = serving
         self._learner = Learner(device=device, precision=precision, **learner)
         self._progress: dict[str, Any] = {}
 
@@ -144,7 +151,7 @@ class Trainer:
         return dict(self._progress)
 
     def _score(self, artifact: Artifact, holdout: RawWindows) -> Scores:
-        model = unpack(artifact, fingerprint=None)
+        model = unpack(artifact, fingerprint=None, precision=self._serving)
         predicted = self._fit(model).predict(model, holdout)
         return score(predicted, holdout, self._schema.targets, self._quantiles)
 
@@ -195,6 +202,7 @@ class Trainer:
             fingerprint=self._schema.fingerprint(),
             lineage=lineage,
             metrics=report,
+            serving=costs(model, windows),
             probe=windows.select(np.arange(min(_PROBE_WINDOWS, len(windows)))),
             # Event time, so that the same job gives the same bytes; the audit log has the clock.
             created_at=moment.isoformat(),

@@ -6,7 +6,7 @@ Legend: H hidden size, F features, T targets, Q levels.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from forecast.fast.gates import (
 )
 from forecast.fast.pieces import Weights
 from forecast.fast.sharing import Selection, Static, curves_of, selection_of, static_of
-from forecast.fast.tables import Tables
+from forecast.fast.tables import Tables, in_bytes
 
 Linear = tuple[Tensor, Tensor]
 
@@ -63,12 +63,17 @@ class Collapsed:
     """Attention masks by context and length."""
 
 
-def collapse(network: FastTFT, tolerance: float) -> Collapsed:
-    """All weights of a network, collapsed; `tolerance` is the tables'."""
+def collapse(network: FastTFT, tolerance: float, *, small: bool = False) -> Collapsed:
+    """All weights of a network, collapsed; `tolerance` is the tables'. `small` keeps them as bytes.
+
+    Only the tables: they are most of the memory, and products of this size are slower in bytes.
+    """
     w: Weights = {name: weight.detach() for name, weight in network.weights.items()}
     shape = network.shape
     kinds = ["encoder", "decoder", *(["static"] if shape.static_reals else [])]
     tables = Tables.build([curves_of(w, shape, kind) for kind in kinds], tolerance)
+    if small:
+        tables = replace(tables, rows=in_bytes(tables.rows))
     static = static_of(w, shape, tables.rows)
     encoder, decoder = (selection_of(w, shape, kind, tables.rows) for kind in kinds[:2])
     out, sizes = _contexts_out(w, encoder, decoder)

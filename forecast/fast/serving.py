@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ from forecast.fast.collapse import Collapsed, collapse
 from forecast.fast.exact import FastTFT
 from forecast.fast.gates import bent_, unit_
 from forecast.fast.tables import LIMIT
+
+Precision = Literal["float32", "int8"]
 
 _ROWS = 6_144
 """Steps of windows computed at a time: bounds the memory. More are not faster, fewer are slower."""
@@ -50,14 +53,19 @@ class ServingTFT:
     One instance is used by one thread at a time: `outside` counts.
     """
 
-    def __init__(self, network: FastTFT, tolerance: float = 4e-5) -> None:
-        """`tolerance` is the largest error of a table, in units of a normalised feature."""
+    def __init__(
+        self, network: FastTFT, tolerance: float = 4e-5, precision: Precision = "float32"
+    ) -> None:
+        """`tolerance` is the largest error of a table, in units of a normalised feature.
+
+        With `int8` the tables, which are nearly all of the memory, are kept in bytes.
+        """
         self.exact = FastTFT(network.shape)
         self.exact.load_state_dict(network.state_dict())
         self.exact.eval()
         self.outside = Outside()
         with torch.inference_mode():
-            self._parts: Collapsed = collapse(self.exact, tolerance)
+            self._parts: Collapsed = collapse(self.exact, tolerance, small=precision == "int8")
         self.tabulated = self.table_error <= tolerance
 
     @property

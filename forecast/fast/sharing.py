@@ -100,7 +100,13 @@ def bag(rows: Tensor, cell_RV: Tensor, beyond_RV: Tensor, share_VR: Tensor) -> T
     weight = beyond_RV.new_empty(count, 2 * variables)
     torch.mul(beyond_RV, share_VR.T, out=weight[:, variables:])
     torch.sub(share_VR.T, weight[:, variables:], out=weight[:, :variables])
-    return functional.embedding_bag(both, rows, mode="sum", per_sample_weights=weight)
+    if rows.dtype != torch.uint8:
+        return functional.embedding_bag(both, rows, mode="sum", per_sample_weights=weight)
+    begins = torch.arange(0, both.numel(), 2 * variables, dtype=torch.int32)
+    summed: Tensor = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
+        rows, both.view(-1), begins, per_sample_weights=weight.view(-1)
+    )
+    return summed
 
 
 def span(columns: list[int]) -> Columns:

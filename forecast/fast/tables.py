@@ -82,7 +82,7 @@ class Tables:
     """Curves as the rows of one matrix."""
 
     rows: Tensor
-    """[nodes of all variables, H]"""
+    """[nodes of all variables, H] float32; or uint8, see `in_bytes`."""
     places: tuple[Places, ...]
     """Of each set of curves."""
     bits: tuple[tuple[int, ...], ...]
@@ -107,6 +107,15 @@ class Tables:
             first += sum(len(part) for part in made)
             worst = max(worst, error)
         return cls(torch.cat(rows).contiguous(), tuple(places), tuple(bits), worst)
+
+
+def in_bytes(rows_KH: Tensor) -> Tensor:
+    """Rows as bytes [K, H + 8]: a number is one of 256 steps between its row's least and most.
+
+    The last eight bytes of a row say where the steps begin and how wide they are.
+    """
+    packed: Tensor = torch.ops.quantized.embedding_bag_byte_prepack(rows_KH)
+    return packed
 
 
 def _tabulated(

@@ -12,7 +12,7 @@ ARGS ?=
 STREAM = $(if $(DATA),--data "$(DATA)") $(if $(TARGETS),--targets "$(TARGETS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check smoke smoke-job chaos bench-model bench-windows bench-buffer clean .venv
+.PHONY: help run test check smoke smoke-job chaos bench-model bench-windows bench-buffer bench-serve clean .venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ bench-windows: .venv/stamp  ## from the grid to batches, against pytorch-forecas
 
 bench-buffer: .venv/stamp  ## samples into the buffer, with its log and without, against a deque of rows; JSON result
 	@$(BIN)/python -m bench.buffer $(ARGS)
+
+bench-serve: .venv/stamp  ## forecasts over HTTP against a plain FastAPI app, and the engine alone; JSON result
+	@$(BIN)/python -m bench.serve $(ARGS)
 
 clean:  ## remove caches and .fleetcast, the demo's state (keeps .venv)
 	rm -rf .fleetcast .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build lightning_logs

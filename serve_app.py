@@ -14,10 +14,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayActorError
@@ -30,7 +32,7 @@ from ray.serve.handle import DeploymentHandle
 
 from actors import exposure, handles, logs, telemetry
 from actors.appends import Appends
-from actors.forecaster import Forecaster
+from actors.forecaster import Forecaster, Given
 from actors.plan import refuse
 from forecast.config import Config
 from forecast.config_files import load_args
@@ -57,6 +59,10 @@ _UNAVAILABLE = (
 )
 _MOST_PARSING = 2
 """Bodies parsed at once: what one becomes meanwhile is much larger than itself."""
+_FEWEST_WAITING = 64
+"""Requests that a Forecaster holds at least, however small its batches."""
+_BY_VALUE = 16
+"""Windows up to so many travel in the message; more go by reference, through shared memory."""
 
 
 def build(args: Config | Mapping[str, Any]) -> serve.Application:
@@ -77,10 +83,12 @@ def build(args: Config | Mapping[str, Any]) -> serve.Application:
     surge = 100
     logging_config = {"encoding": "JSON", "enable_access_log": False}
     light = {"num_cpus": 0.05}
+    # A batch is counted in windows; one that is full may be as many requests of one window each.
+    waiting = max(sizes.forecaster_max_batch, _FEWEST_WAITING)
     forecaster = serve.deployment(
         num_replicas=sizes.forecaster_replicas,
-        max_ongoing_requests=4 * sizes.forecaster_max_batch,
-        max_queued_requests=16 * sizes.forecaster_max_batch,
+        max_ongoing_requests=waiting,
+        max_queued_requests=waiting,
         ray_actor_options={"num_cpus": 0.1, "num_gpus": sizes.forecaster_gpus},
         max_surge_percent=surge,
         logging_config=logging_config,
@@ -157,6 +165,14 @@ class Ingest:
         return self._parser.answer(parsed, report)
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A snapshot and the reference it came by: what a Forecaster needs of it is passed on by it."""
+
+    snapshot: Snapshot
+    reference: Any
+
+
 class Gateway:
     """The HTTP side: answers from the published snapshot, forwards what needs work.
 
@@ -176,7 +192,7 @@ class Gateway:
         self._bootstrap = bootstrap  # never called: binding it makes it part of the application
         self._actors = handles.Actors(config.fleet, config.panel.name)
         self._bodies = InFlight(config.serve.max_ingest_mb_in_flight << 20)
-        self._snapshot: Snapshot | None = None
+        self._newest: _Kept | None = None
         await handles.first(self._pull)
         # Without an answer it goes on with the last snapshot.
         following = handles.follow(handles.LEDGER, partial(self._pull, _POLL_S))
@@ -195,22 +211,41 @@ class Gateway:
 
     async def snapshot(self) -> Snapshot | None:
         """The newest published snapshot; None before the first."""
-        return self._snapshot
+        return None if self._newest is None else self._newest.snapshot
 
     async def compute(self, raw: RawWindows, version: int | None) -> tuple[int, np.ndarray]:
         """Quantiles of these windows by a version, None for the champion."""
+        return await self._forecast(raw if len(raw) <= _BY_VALUE else [ray.put(raw)], version)
+
+    async def compute_newest(
+        self, snapshot: Snapshot, rows: Sequence[int], version: int | None
+    ) -> tuple[int, np.ndarray]:
+        """The same of these rows of a snapshot's windows."""
+        kept = self._newest
+        if len(rows) <= _BY_VALUE or kept is None or kept.snapshot is not snapshot:
+            return await self.compute(snapshot.raw.select(rows), version)
+        return await self._forecast([kept.reference], version, rows)
+
+    async def compute_at(
+        self, servers: tuple[str, ...], slot: int, version: int | None
+    ) -> tuple[int, np.ndarray, RawWindows]:
+        """The same of servers as they stood at a slot, and the windows the buffer cut."""
+        reference, raw = await self._actors.refer(
+            handles.BUFFER, "cut", servers, [slot] * len(servers), labels=False
+        )
+        given = raw if len(raw) <= _BY_VALUE else [reference]
+        return *await self._forecast(given, version), raw
+
+    async def _forecast(
+        self, given: Given, version: int | None, rows: Sequence[int] | None = None
+    ) -> tuple[int, np.ndarray]:
         try:
-            answer: tuple[int, np.ndarray] = await self._forecaster.forecast.remote(raw, version)
+            answer: tuple[int, np.ndarray] = await self._forecaster.forecast.remote(
+                given, version, rows
+            )
         except _UNAVAILABLE as error:
             raise Busy("the forecaster cannot answer now", retry_after_s=2) from error
         return answer
-
-    async def context(self, servers: tuple[str, ...], slot: int) -> RawWindows:
-        """The windows of some servers as they stood at a slot."""
-        raw: RawWindows = await self._actors.ask(
-            handles.BUFFER, "cut", servers, [slot] * len(servers), labels=False
-        )
-        return raw
 
     async def ingest(
         self, body: bytes, content_type: str, content_encoding: str, request_id: str
@@ -253,7 +288,7 @@ class Gateway:
         """Where the system stands, actor by actor; null where one does not answer."""
         answers = await asyncio.gather(*(self._part(*call) for call in telemetry.PARTS.values()))
         parts = dict(zip(telemetry.PARTS, answers, strict=True))
-        return telemetry.status(self._config, self._snapshot, parts)
+        return telemetry.status(self._config, await self.snapshot(), parts)
 
     async def metrics(self) -> str:
         """The same as Prometheus text."""
@@ -268,9 +303,9 @@ class Gateway:
 
     async def _pull(self, wait_s: float = 0.0) -> None:
         """Take over the published snapshot when it is another one than the last."""
-        seen = None if self._snapshot is None else self._snapshot.revision
-        newer = await self._actors.ask(
+        seen = None if self._newest is None else self._newest.snapshot.revision
+        reference, newer = await self._actors.refer(
             handles.LEDGER, "wait_newer", seen, wait_s, timeout_s=2 * _POLL_S
         )
         if newer is not None:
-            self._snapshot = newer
+            self._newest = _Kept(newer, reference)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("fleetcast.forecaster")
 
 _POLL_S = 10.0
+
+Given = RawWindows | list[Any]
+"""Windows, or in a list the reference to them: Serve would resolve one that stands alone."""
 
 
 class Forecaster:
@@ -47,10 +51,16 @@ class Forecaster:
         )
         self._actors = handles.Actors(config.fleet, config.panel.name)
         self._loading = asyncio.Lock()
+        most = config.serve.forecaster_max_batch
         batched = serve.batch(
-            max_batch_size=config.serve.forecaster_max_batch, batch_wait_timeout_s=0.002
+            max_batch_size=most,
+            batch_wait_timeout_s=0.002,
+            # Work is counted in windows; a request of more than a batch is a batch by itself.
+            batch_size_fn=lambda requests: min(most, sum(len(one.raw) for one in requests)),
         )
         self._predict_batch = batched(self._predict_all)
+        self._reading = asyncio.Lock()
+        self._newest: tuple[ray.ObjectRef[Any], RawWindows] | None = None
         self._seen = -1
         self._refused: set[int] = set()
         await handles.first(self._pull)
@@ -58,8 +68,13 @@ class Forecaster:
         following = handles.follow(handles.REGISTRY, partial(self._pull, "wait_newer", _POLL_S))
         self._watching = asyncio.get_running_loop().create_task(following)
 
-    async def forecast(self, raw: RawWindows, version: int | None) -> tuple[int, np.ndarray]:
+    async def forecast(
+        self, given: Given, version: int | None, rows: Sequence[int] | None = None
+    ) -> tuple[int, np.ndarray]:
         """The version that answered and its quantiles [N, H, T, Q], natural units.
+
+        `given` are windows, or a list of one reference to them or to a snapshot, whose windows are
+        meant; `rows` are those to forecast, None for all.
 
         Raises UnknownVersion when there is no such version, or no champion yet.
         """
@@ -68,6 +83,9 @@ class Forecaster:
         chosen = self._members.champion if version is None else version
         if chosen is None:
             raise UnknownVersion("no champion yet")
+        raw = await self._windows(given)
+        if rows is not None:
+            raw = raw.select(rows)
         async with self._loading:
             if not self._members.loaded(chosen):
                 artifact = await self._actors.ask(handles.REGISTRY, "load", chosen)
@@ -79,6 +97,18 @@ class Forecaster:
     async def champion(self) -> int | None:
         """The version loaded as champion."""
         return self._members.champion
+
+    async def _windows(self, given: Given) -> RawWindows:
+        if isinstance(given, RawWindows):
+            return given
+        [reference] = given
+        async with self._reading:  # the parts of a fleet's answer read one snapshot together
+            if self._newest is None or self._newest[0] != reference:
+                found = await reference
+                if isinstance(found, RawWindows):
+                    return found
+                self._newest = (reference, found.raw)
+            return self._newest[1]
 
     async def _predict_all(self, requests: list[Request]) -> list[np.ndarray]:
         return await asyncio.to_thread(self._members.predict, requests)

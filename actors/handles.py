@@ -68,11 +68,24 @@ class Actors:
 
         `timeout_s` None waits for as long as it takes.
         """
+        _, answer = await self.refer(role, method, *args, timeout_s=timeout_s, **kwargs)
+        return answer
+
+    async def refer(
+        self,
+        role: str,
+        method: str,
+        *args: Any,
+        timeout_s: float | None = _TIMEOUT_S,
+        **kwargs: Any,
+    ) -> tuple[Any, Any]:
+        """Ask, and get the answer's reference too: what is large is passed on by it, uncopied."""
         try:
             async with asyncio.timeout(timeout_s):
                 if role not in self._known:
                     self._known[role] = await wait_for(self._fleet, self._panel, role)
-                return await getattr(self._known[role], method).remote(*args, **kwargs)
+                reference = getattr(self._known[role], method).remote(*args, **kwargs)
+                return reference, await reference
         except TimeoutError as error:
             raise Busy(f"the {role} does not answer", retry_after_s=5) from error
         except ray.exceptions.RayActorError as error:

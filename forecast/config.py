@@ -211,7 +211,8 @@ class ServeConfig(Section):
     """Rows on their way in at once, for each gateway and for the buffer; more get a 503."""
     gateway_replicas: int = Field(default=1, ge=1)
     forecaster_replicas: int = Field(default=1, ge=1)
-    forecaster_max_batch: int = Field(default=16, ge=1)
+    forecaster_max_batch: int = Field(default=256, ge=1)
+    """Windows that a Forecaster computes at once, of however many requests."""
     max_ongoing_requests: int = Field(default=256, ge=1)
     tls_certificate: Path | None = None
     tls_key: Path | None = None

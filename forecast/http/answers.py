@@ -4,32 +4,25 @@ A series is (server, metric). Whoever was asked answers for it if they can; else
 then copy-last, and the answer says so. What nobody can answer is a series without quantiles, with
 a status that says why: one series never fails the others.
 
-Legend: H horizon steps, T targets, Q quantile levels.
+An answer is bytes from the start: a fleet's holds some hundred thousand numbers.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
+import orjson
 
 from forecast.clock import SILENT_SLOTS
 from forecast.config import seconds
 from forecast.errors import Unprocessable
-from forecast.http.api import Fallback, ForecastAnswer, SeriesForecast, SeriesStatus
+from forecast.http.api import Fallback, SeriesStatus
+from forecast.http.board import Board
 from forecast.http.queries import SeriesKey, Threshold
-from forecast.http.series import (
-    Standing,
-    Wanted,
-    forecast_of,
-    moment,
-    seen_slots,
-    standing_of,
-    unknown,
-)
+from forecast.http.series import Standing, Wanted, moment, seen_slots, standing_of
+from forecast.http.sheet import Rows, Sheet
 from forecast.record import CHAMPION, ForecastBlock, ServerStatus, Snapshot
 from forecast.windows import RawWindows
 
@@ -83,23 +76,38 @@ def series_asked(snapshot: Snapshot, keys: Iterable[SeriesKey]) -> list[Series]:
     return list(dict.fromkeys(found))
 
 
+@dataclass(frozen=True, slots=True)
+class Body:
+    """An answer as JSON but for its age, which goes on while the answer is kept."""
+
+    before: bytes
+    after: bytes
+
+    def aged(self, age_s: float) -> bytes:
+        """The whole answer at an age."""
+        return b"%b%b%b" % (self.before, orjson.dumps(age_s), self.after)
+
+    def __len__(self) -> int:
+        return len(self.before) + len(self.after)
+
+
 def from_snapshot(
-    snapshot: Snapshot,
+    board: Board,
     series: Iterable[Series],
     want: Wanted,
     *,
-    now_s: float,
+    stalled: bool,
     model: str = CHAMPION,
     computed: ForecastBlock | None = None,
-    warnings: Sequence[str] = (),
-) -> ForecastAnswer:
-    """The forecast of record; `computed` stands in for the champion's where it has a server.
-
-    `model` is the champion or a baseline.
+) -> list[bytes]:
+    """Each series' forecast of record; `computed` stands in for the champion's where it has a
+    server. `model` is the champion or a baseline, `stalled` whether the stream stands still.
     """
-    reader = _Reader(snapshot, model=model, computed=computed, stalled=is_stalled(snapshot, now_s))
-    answers = [reader.series(server, metric, want) for server, metric in series]
-    return envelope(snapshot, answers, want, now_s=now_s, warnings=warnings)
+    reader = _Reader(board, model=model, computed=computed, stalled=stalled)
+    sheet = _sheet(board.snapshot, want)
+    for server, metric in series:
+        reader.read(server, metric, sheet)
+    return sheet.write()
 
 
 def from_windows(
@@ -108,48 +116,63 @@ def from_windows(
     block: ForecastBlock,
     series: Iterable[Series],
     want: Wanted,
-) -> list[SeriesForecast]:
+) -> list[bytes]:
     """Series forecast from windows that are not of record: an earlier moment, or a what-if.
 
     `block` holds what a version computed from `raw`. A server that `raw` lacks is unknown.
     """
-    rows = {name: row for row, name in enumerate(raw.servers)}
-    found = []
+    places = {name: row for row, name in enumerate(raw.servers)}
+    rows, sheet = Rows(block), _sheet(snapshot, want)
     for server, metric in series:
-        row = rows.get(server)
-        if row is None or metric not in block.targets:
-            found.append(unknown(snapshot, server, metric, server_known=row is not None))
+        row = places.get(server)
+        if row is None or metric not in rows.column:
+            sheet.unknown(server, metric, nobody(snapshot, server, metric, known=row is not None))
             continue
         seen = seen_slots(raw, row, metric)
-        values = block.values[row, :, block.targets.index(metric)]
-        usable = block if seen.any() and np.isfinite(values).all() else None
+        column = rows.column[metric]
+        usable = rows if seen.any() and rows.usable[row][column] else None
         standing = standing_of(int(raw.origin[row]), seen)
-        found.append(forecast_of(snapshot, server, metric, standing, usable, values, None, want))
-    return found
+        sheet.known(server, snapshot.targets.index(metric), standing, usable, None)
+    return sheet.write()
+
+
+def all_unknown(snapshot: Snapshot, series: Iterable[Series], want: Wanted) -> list[bytes]:
+    """The answer for series of servers that nobody knows."""
+    sheet = _sheet(snapshot, want)
+    for server, metric in series:
+        sheet.unknown(server, metric, nobody(snapshot, server, metric, known=False))
+    return sheet.write()
 
 
 def envelope(
-    snapshot: Snapshot,
-    series: Sequence[SeriesForecast],
-    want: Wanted,
-    *,
-    now_s: float,
-    warnings: Sequence[str] = (),
-) -> ForecastAnswer:
-    """The whole answer around its series."""
-    return ForecastAnswer(
-        fleet=snapshot.fleet,
-        panel=snapshot.panel,
-        revision=snapshot.revision,
-        version=snapshot.version,
-        as_of=moment(snapshot.slot + 1, snapshot.step_seconds),
-        age_seconds=age_s(snapshot, now_s),
-        step_seconds=snapshot.step_seconds,
-        horizon_seconds=want.steps * snapshot.step_seconds,
-        context_slots=snapshot.raw.context,
-        series=list(series),
-        warnings=list(warnings),
+    snapshot: Snapshot, series: Iterable[bytes], want: Wanted, *, warnings: Sequence[str] = ()
+) -> Body:
+    """The whole answer around its series; the fields are those of `api.ForecastAnswer`."""
+    before = {
+        "fleet": snapshot.fleet,
+        "panel": snapshot.panel,
+        "revision": snapshot.revision,
+        "version": snapshot.version,
+        "as_of": moment(snapshot.slot + 1, snapshot.step_seconds),
+    }
+    after = {
+        "step_seconds": snapshot.step_seconds,
+        "horizon_seconds": want.steps * snapshot.step_seconds,
+        "context_slots": snapshot.raw.context,
+    }
+    said = [text.encode(errors="replace").decode() for text in warnings]
+    return Body(
+        before=orjson.dumps(before)[:-1] + b',"age_seconds":',
+        after=b',%b,"series":[%b],"warnings":%b}'
+        % (orjson.dumps(after)[1:-1], b",".join(series), orjson.dumps(said)),
     )
+
+
+def nobody(snapshot: Snapshot, server: str, metric: str | None, *, known: bool) -> str:
+    """Why a series does not exist; `known` is whether its server does."""
+    if known:
+        return f"{metric!r:.80} is not forecast; forecast are {', '.join(snapshot.targets)}"
+    return f"no server {server!r:.80} here as of {moment(snapshot.slot + 1, snapshot.step_seconds)}"
 
 
 def age_s(snapshot: Snapshot, now_s: float) -> float:
@@ -162,65 +185,68 @@ def is_stalled(snapshot: Snapshot, now_s: float) -> bool:
     return age_s(snapshot, now_s) > SILENT_SLOTS * snapshot.step_seconds
 
 
+def _sheet(snapshot: Snapshot, want: Wanted) -> Sheet:
+    return Sheet(
+        want,
+        targets=snapshot.targets,
+        units=snapshot.units,
+        step_seconds=snapshot.step_seconds,
+    )
+
+
 class _Reader:
     """Reads series off one snapshot by name."""
 
     def __init__(
-        self, snapshot: Snapshot, *, model: str, computed: ForecastBlock | None, stalled: bool
+        self, board: Board, *, model: str, computed: ForecastBlock | None, stalled: bool
     ) -> None:
-        self._snapshot, self._model, self._stalled = snapshot, model, stalled
-        blocks = {block.member: block for block in snapshot.blocks}
+        self._board, self._snapshot = board, board.snapshot
+        self._model, self._stalled = model, stalled
+        self._rows = dict(board.rows)
         if computed is not None:
-            blocks[CHAMPION] = computed
-        self._blocks = blocks
-        self._rows = {
-            member: {name: row for row, name in enumerate(block.servers)}
-            for member, block in blocks.items()
-        }
-        self._windows = {name: row for row, name in enumerate(snapshot.raw.servers)}
-        self._servers = {
-            server.name: (server, member)
-            for server, member in zip(snapshot.servers, snapshot.served, strict=True)
-        }
+            self._rows[CHAMPION] = Rows(computed)
+        self._targets = {name: place for place, name in enumerate(self._snapshot.targets)}
         self._computed = frozenset(computed.servers if computed is not None else ())
+        self._said: dict[tuple[str, Fallback | None], tuple[SeriesStatus, str | None]] = {}
 
-    def series(self, server: str, metric: str | None, want: Wanted) -> SeriesForecast:
-        """One series: whoever can answer first does."""
-        known = self._servers.get(server)
-        if known is None or metric not in self._snapshot.targets:
-            return unknown(self._snapshot, server, metric, server_known=known is not None)
+    def read(self, server: str, metric: str | None, sheet: Sheet) -> None:
+        """Put one series on the sheet: whoever can answer first does."""
+        known = self._board.servers.get(server)
+        target = None if metric is None else self._targets.get(metric)
+        if known is None or metric is None or target is None:
+            why = nobody(self._snapshot, server, metric, known=known is not None)
+            sheet.unknown(server, metric, why)
+            return
         state, served = known
-        block, values = self._answering(self._chain(server, served), server, metric)
-        fallback = self._fallback(block)
-        status, detail = self._status(state, fallback)
-        seen = seen_slots(self._snapshot.raw, self._windows.get(server), metric)
-        standing = Standing(
-            self._snapshot.slot, status, detail, state.missing_slots, int((~seen).sum())
-        )
-        return forecast_of(self._snapshot, server, metric, standing, block, values, fallback, want)
+        rows = self._answering(server, metric, served)
+        fallback = self._fallback(rows)
+        said = self._said.get((server, fallback))
+        if said is None:
+            said = self._said[server, fallback] = self._status(state, fallback)
+        gaps = self._board.gaps[server][target]
+        standing = Standing(self._snapshot.slot, *said, state.missing_slots, gaps)
+        sheet.known(server, target, standing, rows, fallback)
 
-    def _chain(self, server: str, served: str | None) -> list[str]:
+    def _answering(self, server: str, metric: str, served: str | None) -> Rows | None:
+        """The first member's block that has every value of the series."""
         first = CHAMPION if server in self._computed else served
         if self._model != CHAMPION:
             first = self._model
-        return [*(() if first is None else (first,)), *BASELINES]
+        for member in (first, *BASELINES):
+            rows = None if member is None else self._rows.get(member)
+            if rows is None:
+                continue
+            row, column = rows.row.get(server), rows.column.get(metric)
+            if row is not None and column is not None and rows.usable[row][column]:
+                return rows
+        return None
 
-    def _answering(
-        self, chain: Sequence[str], server: str, metric: str
-    ) -> tuple[ForecastBlock | None, NDArray[Any] | None]:
-        """The first member's block that has every value of the series, and those [H, Q]."""
-        for member in chain:
-            block, row = self._blocks.get(member), self._rows.get(member, {}).get(server)
-            if block is not None and row is not None and metric in block.targets:
-                values = block.values[row, :, block.targets.index(metric)]
-                if np.isfinite(values).all():
-                    return block, values
-        return None, None
-
-    def _fallback(self, block: ForecastBlock | None) -> Fallback | None:
+    def _fallback(self, rows: Rows | None) -> Fallback | None:
         """The baseline that answers in place of who was asked; None when nobody has to."""
-        stepped_in = (name for name in BASELINES if block is not None and name == block.member)
-        return next((name for name in stepped_in if name != self._model), None)
+        for name in BASELINES:
+            if rows is not None and rows.block.member == name != self._model:
+                return name
+        return None
 
     def _status(
         self, state: ServerStatus, fallback: Fallback | None

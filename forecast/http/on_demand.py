@@ -1,13 +1,18 @@
 """POST /forecast: forecasts computed now, as of an earlier moment, or from values in the request.
 
 When the champion cannot compute just now, its forecast of record answers, and a warning says so.
+
+Many servers are computed in parts: while the Forecaster works on one part, the part before is
+written as JSON here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -22,11 +27,11 @@ from forecast.errors import (
     Unprocessable,
 )
 from forecast.http import answers, whatif
-from forecast.http.answers import Series
-from forecast.http.api import ForecastAnswer
+from forecast.http.answers import Body, Series
+from forecast.http.board import Board
 from forecast.http.problems import original
 from forecast.http.queries import ForecastRequest
-from forecast.http.series import Wanted, moment, unknown
+from forecast.http.series import Wanted, moment
 from forecast.http.service import ServerLike
 from forecast.record import CHAMPION, ForecastBlock, Snapshot
 from forecast.windows import RawWindows
@@ -36,6 +41,22 @@ log = logging.getLogger("fleetcast.http")
 VERSION = "version"
 """The member's name when a version was asked for by number."""
 
+SERVERS_A_PART = 256
+"""How many windows a model takes at a time: parts of that size change no bit of a forecast."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What was computed for some servers; without a block nothing had to be."""
+
+    block: ForecastBlock | None = None
+    raw: RawWindows | None = None
+    """What it was computed from, where that is not the newest windows."""
+
+
+Compute = Callable[[tuple[str, ...], int | None], Awaitable[Made]]
+Write = Callable[[Made, Sequence[Series]], list[bytes]]
+
 
 class Computer(Protocol):
     """The part of `Service` that a computed forecast needs."""
@@ -44,20 +65,27 @@ class Computer(Protocol):
         self, raw: RawWindows, version: int | None
     ) -> tuple[int, NDArray[np.float32]]: ...
 
-    async def context(self, servers: tuple[str, ...], slot: int) -> RawWindows: ...
+    async def compute_newest(
+        self, snapshot: Snapshot, rows: Sequence[int], version: int | None
+    ) -> tuple[int, NDArray[np.float32]]: ...
+
+    async def compute_at(
+        self, servers: tuple[str, ...], slot: int, version: int | None
+    ) -> tuple[int, NDArray[np.float32], RawWindows]: ...
 
     async def servers(self) -> Sequence[ServerLike]: ...
 
 
 async def forecast(
-    request: ForecastRequest, *, snapshot: Snapshot, service: Computer, now_s: float
-) -> ForecastAnswer:
-    """The answer to one POST.
+    request: ForecastRequest, *, board: Board, service: Computer, stalled: bool
+) -> Body:
+    """The answer to one POST; `stalled` says that the stream stands still.
 
     Raises Unprocessable for what the model does not reach, UnknownVersion for a version that does
     not exist, Conflict for one that cannot be loaded, NotReady where only a version could answer
     and there is none.
     """
+    snapshot = board.snapshot
     want = answers.wanted(
         snapshot,
         horizon=request.horizon,
@@ -65,25 +93,20 @@ async def forecast(
         thresholds=request.thresholds,
     )
     if request.context is not None:
-        return await _from_context(request, want, snapshot, service, now_s)
+        return await _from_context(request, want, snapshot, service)
     if request.as_of is not None:
-        return await _as_of(request, want, snapshot, service, now_s)
+        return await _as_of(request, want, snapshot, service)
     series = _series(request, snapshot)
-    computed: ForecastBlock | None = None
-    warnings: list[str] = []
-    if request.model not in answers.BASELINES and not request.record:
-        computed, warnings = await _newest(request.version, series, snapshot, service)
     baseline = request.model in answers.BASELINES
-    return await asyncio.to_thread(
-        answers.from_snapshot,
-        snapshot,
-        series,
-        want,
-        now_s=now_s,
-        model=request.model if baseline else CHAMPION,
-        computed=computed,
-        warnings=warnings,
-    )
+    pieces, warnings = None, list[str]()
+    if not baseline and not request.record:
+        pieces, warnings = await _newest(request.version, series, want, board, service, stalled)
+    if pieces is None:
+        model = request.model if baseline else CHAMPION
+        pieces = await asyncio.to_thread(
+            answers.from_snapshot, board, series, want, stalled=stalled, model=model
+        )
+    return answers.envelope(snapshot, pieces, want, warnings=warnings)
 
 
 def _series(request: ForecastRequest, snapshot: Snapshot) -> list[Series]:
@@ -93,20 +116,35 @@ def _series(request: ForecastRequest, snapshot: Snapshot) -> list[Series]:
 
 
 async def _newest(
-    version: int | None, series: Sequence[Series], snapshot: Snapshot, service: Computer
-) -> tuple[ForecastBlock | None, list[str]]:
+    version: int | None,
+    series: Sequence[Series],
+    want: Wanted,
+    board: Board,
+    service: Computer,
+    stalled: bool,
+) -> tuple[list[bytes] | None, list[str]]:
     """A version's forecast of the newest windows; None with a warning when it has to be of record.
 
     Servers without enough context are left out: a baseline answers for them.
     """
-    active = {server.name for server in snapshot.servers if server.state == "active"}
-    named = {server for server, _ in series} & active
-    rows = [row for row, name in enumerate(snapshot.raw.servers) if name in named]
-    if not rows:
-        return None, []
-    raw = snapshot.raw.select(np.array(rows, np.int64))
+    snapshot = board.snapshot
+    rows = {name: row for row, name in enumerate(snapshot.raw.servers)}
+    active = {server.name for server in snapshot.servers if server.state == "active"} & set(rows)
+
+    async def compute(servers: tuple[str, ...], chosen: int | None) -> Made:
+        ready = sorted(rows[name] for name in servers if name in active)
+        if not ready:
+            return Made()
+        with _explained(version):
+            answer = await service.compute_newest(snapshot, ready, chosen)
+        names = tuple(snapshot.raw.servers[row] for row in ready)
+        return Made(_block(answer, names, snapshot.slot, version, snapshot))
+
+    def write(made: Made, asked: Sequence[Series]) -> list[bytes]:
+        return answers.from_snapshot(board, asked, want, stalled=stalled, computed=made.block)
+
     try:
-        return await _computed(raw, version, snapshot, service), []
+        return await _written(series, version, compute, write), []
     except (UnknownVersion, RequestError) as error:
         if version is not None:
             raise
@@ -123,12 +161,8 @@ async def _newest(
 
 
 async def _as_of(
-    request: ForecastRequest,
-    want: Wanted,
-    snapshot: Snapshot,
-    service: Computer,
-    now_s: float,
-) -> ForecastAnswer:
+    request: ForecastRequest, want: Wanted, snapshot: Snapshot, service: Computer
+) -> Body:
     """As if `as_of` were now: only slots that ended by then are read."""
     assert request.as_of is not None
     slot = int(request.as_of.timestamp() // snapshot.step_seconds) - 1
@@ -136,27 +170,26 @@ async def _as_of(
         newest = moment(snapshot.slot + 1, snapshot.step_seconds)
         raise Unprocessable(f"as_of must not be later than {newest}, the newest closed slot's end")
     known = {server.name for server in await service.servers() if server.first_slot <= slot}
-    series = _series(request, snapshot)
-    names = tuple(dict.fromkeys(server for server, _ in series if server in known))
     series = [
         (server, column)
-        for server, metric in series
+        for server, metric in _series(request, snapshot)
         for column in (snapshot.targets if metric is None and server in known else (metric,))
     ]
-    if not names:
-        nobody = [unknown(snapshot, *one, server_known=False) for one in series]
-        return answers.envelope(snapshot, nobody, want, now_s=now_s)
-    raw = await service.context(names, slot)
-    return await _from_windows(request, raw, series, want, snapshot, service, now_s, [])
+
+    async def compute(servers: tuple[str, ...], chosen: int | None) -> Made:
+        names = tuple(name for name in servers if name in known)
+        if not names:
+            return Made()
+        with _explained(request.version):
+            answered, values, raw = await service.compute_at(names, slot, chosen)
+        return Made(_block((answered, values), names, slot, request.version, snapshot), raw)
+
+    return await _from_windows(request, series, want, snapshot, compute)
 
 
 async def _from_context(
-    request: ForecastRequest,
-    want: Wanted,
-    snapshot: Snapshot,
-    service: Computer,
-    now_s: float,
-) -> ForecastAnswer:
+    request: ForecastRequest, want: Wanted, snapshot: Snapshot, service: Computer
+) -> Body:
     """From the values in the request; servers it does not give are unknown."""
     assert request.context is not None
     raw, warnings = whatif.windows(request.context, snapshot.raw)
@@ -171,22 +204,37 @@ async def _from_context(
             for key in request.series
             for metric in (snapshot.targets if key.metric is None else (key.metric,))
         ]
+    rows = {name: row for row, name in enumerate(raw.servers)}
+
+    async def compute(servers: tuple[str, ...], chosen: int | None) -> Made:
+        mine = [rows[name] for name in servers if name in rows]
+        if not mine:
+            return Made()
+        part = raw.select(mine)
+        with _explained(request.version):
+            answer = await service.compute(part, chosen)
+        slot = int(part.origin.max())
+        return Made(_block(answer, part.servers, slot, request.version, snapshot), part)
+
     series = list(dict.fromkeys(series))
-    return await _from_windows(request, raw, series, want, snapshot, service, now_s, warnings)
+    return await _from_windows(request, series, want, snapshot, compute, warnings)
 
 
 async def _from_windows(
     request: ForecastRequest,
-    raw: RawWindows,
     series: Sequence[Series],
     want: Wanted,
     snapshot: Snapshot,
-    service: Computer,
-    now_s: float,
-    warnings: Sequence[str],
-) -> ForecastAnswer:
+    compute: Compute,
+    warnings: Sequence[str] = (),
+) -> Body:
+    def write(made: Made, asked: Sequence[Series]) -> list[bytes]:
+        if made.raw is None or made.block is None:
+            return answers.all_unknown(snapshot, asked, want)
+        return answers.from_windows(snapshot, made.raw, made.block, asked, want)
+
     try:
-        block = await _computed(raw, request.version, snapshot, service)
+        pieces = await _written(series, request.version, compute, write)
     except UnknownVersion as error:
         if request.version is not None:
             raise
@@ -194,28 +242,71 @@ async def _from_windows(
             "no trained version answers yet, and only one can for as_of or context",
             retry_after_s=10,
         ) from error
-    found = await asyncio.to_thread(answers.from_windows, snapshot, raw, block, series, want)
-    return answers.envelope(snapshot, found, want, now_s=now_s, warnings=warnings)
+    return answers.envelope(snapshot, pieces, want, warnings=warnings)
 
 
-async def _computed(
-    raw: RawWindows, version: int | None, snapshot: Snapshot, service: Computer
-) -> ForecastBlock:
-    """What a version makes of these windows; raises Conflict for one that is of no use here."""
-    name = "the champion" if version is None else f"version {version}"
+async def _written(
+    series: Sequence[Series], version: int | None, compute: Compute, write: Write
+) -> list[bytes]:
+    """Every series as JSON, in order; all of them by the same version."""
+    names = list(dict.fromkeys(server for server, _ in series))
+    part_of = {name: at // SERVERS_A_PART for at, name in enumerate(names)}
+    places: list[list[int]] = [[] for _ in range(0, len(names), SERVERS_A_PART)]
+    for place, (server, _) in enumerate(series):
+        places[part_of[server]].append(place)
+
+    async def part(number: int, chosen: int | None) -> tuple[int | None, list[bytes]]:
+        mine = names[number * SERVERS_A_PART : (number + 1) * SERVERS_A_PART]
+        made = await compute(tuple(mine), chosen)
+        asked = [series[place] for place in places[number]]
+        pieces = await asyncio.to_thread(write, made, asked)
+        return None if made.block is None else made.block.version, pieces
+
+    parts = await asyncio.gather(*(part(number, version) for number in range(len(places))))
+    versions = {answered for answered, _ in parts if answered is not None}
+    if len(versions) > 1:  # another one was swapped in between two parts
+        newest = max(versions)
+        parts = await asyncio.gather(*(part(number, newest) for number in range(len(places))))
+    pieces = [b""] * len(series)
+    for mine, (_, written) in zip(places, parts, strict=True):
+        for place, piece in zip(mine, written, strict=True):
+            pieces[place] = piece
+    return pieces
+
+
+@contextmanager
+def _explained(version: int | None) -> Iterator[None]:
+    """Raise Conflict for a version that cannot be loaded."""
     try:
-        answered, values = await service.compute(raw, version)
+        yield
     except ArtifactError as error:
-        raise Conflict(f"{name} cannot be loaded: {original(error)}") from error
-    fits = (len(raw), snapshot.horizon, len(snapshot.targets), len(snapshot.levels))
+        raise Conflict(f"{_called(version)} cannot be loaded: {original(error)}") from error
+
+
+def _block(
+    answer: tuple[int, NDArray[np.float32]],
+    servers: tuple[str, ...],
+    slot: int,
+    version: int | None,
+    snapshot: Snapshot,
+) -> ForecastBlock:
+    """What a version computed as a block; raises Conflict for what is of no use here."""
+    answered, values = answer
+    fits = (len(servers), snapshot.horizon, len(snapshot.targets), len(snapshot.levels))
     if values.shape != fits:
-        raise Conflict(f"{name} forecasts {values.shape}, this fleet is configured for {fits}")
+        raise Conflict(
+            f"{_called(version)} forecasts {values.shape}, this fleet is configured for {fits}"
+        )
     return ForecastBlock(
-        slot=int(raw.origin.max()),
+        slot=slot,
         member=CHAMPION if version is None else VERSION,
         version=answered,
-        servers=raw.servers,
+        servers=servers,
         targets=snapshot.targets,
         levels=snapshot.levels,
         values=np.asarray(values, np.float32),
     )
+
+
+def _called(version: int | None) -> str:
+    return "the champion" if version is None else f"version {version}"

@@ -8,7 +8,6 @@ anybody  /healthz /readyz /docs /openapi.json
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -19,7 +18,9 @@ from fastapi.responses import HTMLResponse, PlainTextResponse
 
 from forecast.errors import NotReady
 from forecast.http import answers, api, on_demand, pages, problems, reports
+from forecast.http.answers import Body
 from forecast.http.auth import Guard, Scope
+from forecast.http.board import Board
 from forecast.http.bodies import FORECAST_BODY, ROWS_BODY, forecast_request, read_body, request_id
 from forecast.http.queries import (
     AccuracyQuery,
@@ -28,6 +29,7 @@ from forecast.http.queries import (
     ServersQuery,
     UpdatesQuery,
 )
+from forecast.http.reads import Reads, Shortcut, known, respond, told_of
 from forecast.http.service import Service
 from forecast.record import Snapshot
 
@@ -57,9 +59,13 @@ def make_app(
     told: dict[int | str, dict[str, Any]] = {
         "default": {"description": "A problem", "content": {problems.MEDIA_TYPE: {}}}
     }
+    reads = Reads()
+    app.add_middleware(
+        Shortcut, path=f"{_PREFIX}/forecast", reads=reads, service=service, guard=guard, now=now
+    )
     read, ingest = [_needs(guard, "read")], [_needs(guard, "ingest")]
     for router, needs in (
-        (_forecast_routes(service, now), read),
+        (_forecast_routes(service, reads, now), read),
         (_report_routes(service), read),
         (_ingest_routes(service, max_body_bytes), ingest),
     ):
@@ -90,7 +96,7 @@ def _needs(guard: Guard, scope: Scope | None) -> Dependency:
     return needed
 
 
-def _forecast_routes(service: Service, now: Clock) -> APIRouter:
+def _forecast_routes(service: Service, reads: Reads, now: Clock) -> APIRouter:
     router = APIRouter()
     answer: dict[int | str, dict[str, Any]] = {200: {"model": api.ForecastAnswer}}
 
@@ -100,13 +106,19 @@ def _forecast_routes(service: Service, now: Clock) -> APIRouter:
     ) -> Response:
         """The newest forecast of record: issued once per step, scored later, the same for all."""
         snapshot, now_s = await _newest(service), now()
-        headers = {"ETag": _etag(snapshot, now_s), "Cache-Control": "private, no-cache"}
-        if _known(request.headers.get("if-none-match", ""), headers["ETag"]):
-            return Response(status_code=304, headers=headers)
-        series = answers.series_of(snapshot, query.server or None, query.metric or None)
+        told = told_of(snapshot, now_s)
+        if known(request.headers.get("if-none-match", ""), told["ETag"]):
+            return Response(status_code=304, headers=told)
+        stalled = answers.is_stalled(snapshot, now_s)
         want = answers.wanted(snapshot, horizon=query.horizon)
-        found = await asyncio.to_thread(answers.from_snapshot, snapshot, series, want, now_s=now_s)
-        return _json(found, headers=headers)
+
+        def make(board: Board) -> Body:
+            series = answers.series_of(snapshot, query.server or None, query.metric or None)
+            pieces = answers.from_snapshot(board, series, want, stalled=stalled)
+            return answers.envelope(snapshot, pieces, want)
+
+        body = await reads.body(snapshot, (request.scope["query_string"], stalled), make)
+        return respond(snapshot, body, request.headers, now_s)
 
     @router.post("/forecast", responses=answer, openapi_extra=FORECAST_BODY)
     async def forecast_now(request: Request) -> Response:
@@ -115,9 +127,12 @@ def _forecast_routes(service: Service, now: Clock) -> APIRouter:
         One unknown server or too little history is a series that says so, never a failed request.
         """
         asked = await forecast_request(request)
-        snapshot = await _newest(service)
-        found = await on_demand.forecast(asked, snapshot=snapshot, service=service, now_s=now())
-        return _json(found)
+        snapshot, now_s = await _newest(service), now()
+        board = reads.board(snapshot)
+        stalled = answers.is_stalled(snapshot, now_s)
+        body = await on_demand.forecast(asked, board=board, service=service, stalled=stalled)
+        aged = body.aged(answers.age_s(snapshot, now_s))
+        return Response(aged, media_type="application/json")
 
     return router
 
@@ -233,18 +248,6 @@ async def _newest(service: Service) -> Snapshot:
             "nothing was forecast yet: the first slot of data has to close", retry_after_s=5
         )
     return snapshot
-
-
-def _etag(snapshot: Snapshot, now_s: float) -> str:
-    """Weak: the age in the body goes on. A stalled stream shows, so a cached answer must not."""
-    stale = "-stale" if answers.is_stalled(snapshot, now_s) else ""
-    return f'W/"{snapshot.revision}-{snapshot.version}{stale}"'
-
-
-def _known(if_none_match: str, etag: str) -> bool:
-    """Whether the caller has this answer already (RFC 9110, weak comparison)."""
-    tags = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
-    return "*" in tags or etag.removeprefix("W/") in tags
 
 
 def _json(

@@ -51,8 +51,16 @@ class Service(Protocol):
         """
         ...
 
-    async def context(self, servers: tuple[str, ...], slot: int) -> RawWindows:
-        """The windows of known servers as they stood at a slot."""
+    async def compute_newest(
+        self, snapshot: Snapshot, rows: Sequence[int], version: int | None
+    ) -> tuple[int, NDArray[np.float32]]:
+        """The same of these rows of a snapshot's windows."""
+        ...
+
+    async def compute_at(
+        self, servers: tuple[str, ...], slot: int, version: int | None
+    ) -> tuple[int, NDArray[np.float32], RawWindows]:
+        """The same of known servers as they stood at a slot, and the windows that were read."""
         ...
 
     async def ingest(

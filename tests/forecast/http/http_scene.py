@@ -184,10 +184,18 @@ class FakeService:
         self.computed.append((raw.servers, version, int(raw.origin[0])))
         return chosen, quantiles(len(raw), 0.01 * chosen)
 
-    async def context(self, servers: tuple[str, ...], slot: int) -> RawWindows:
+    async def compute_newest(
+        self, snapshot: Snapshot, rows: Sequence[int], version: int | None
+    ) -> tuple[int, np.ndarray]:
+        return await self.compute(snapshot.raw.select(rows), version)
+
+    async def compute_at(
+        self, servers: tuple[str, ...], slot: int, version: int | None
+    ) -> tuple[int, np.ndarray, RawWindows]:
         if unknown := set(servers) - set(STATES):
             raise UnknownServer(f"no server {unknown}")
-        return windows(servers, slot)
+        raw = windows(servers, slot)
+        return *await self.compute(raw, version), raw
 
     async def ingest(
         self, body: bytes, content_type: str, content_encoding: str, request_id: str
@@ -242,9 +250,8 @@ class FakeService:
 def client(service: FakeService, guard: Guard | None = None, **settings) -> httpx.AsyncClient:
     """A client of the routes; by default anonymous, on this machine."""
     guard = guard or Guard(host="127.0.0.1", tokens_file=None, allow_anonymous_loopback=True)
-    app = make_app(
-        service, guard, title="fleetcast: demo", version="1", now=lambda: NOW_S, **settings
-    )
+    settings = {"now": lambda: NOW_S, **settings}
+    app = make_app(service, guard, title="fleetcast: demo", version="1", **settings)
     transport = httpx.ASGITransport(app=app)
     return httpx.AsyncClient(transport=transport, base_url="http://localhost:8000")
 

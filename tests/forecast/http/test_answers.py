@@ -10,7 +10,8 @@ import pytest
 
 from forecast.errors import Unprocessable
 from forecast.http import answers
-from forecast.http.api import json_body
+from forecast.http.api import ForecastAnswer, SeriesForecast, json_body
+from forecast.http.board import Board
 from forecast.http.queries import SeriesKey, Threshold
 from tests.forecast.http.http_scene import (
     LEVELS,
@@ -27,9 +28,11 @@ from tests.forecast.http.http_scene import (
 
 def one(given, server="web-1", metric="cpu", now_s=NOW_S, model="champion", **asked):
     want = answers.wanted(given, **asked)
-    return answers.from_snapshot(given, [(server, metric)], want, now_s=now_s, model=model).series[
-        0
-    ]
+    stalled = answers.is_stalled(given, now_s)
+    (piece,) = answers.from_snapshot(
+        Board(given), [(server, metric)], want, stalled=stalled, model=model
+    )
+    return SeriesForecast.model_validate_json(piece)
 
 
 def test_an_active_server_is_answered_by_the_champion_by_name_version_and_weight():
@@ -90,7 +93,8 @@ def test_a_stream_that_stands_still_makes_every_answer_stale():
 
 def test_the_age_is_wall_clock_time_since_the_snapshot_was_published():
     given = snapshot()
-    answer = answers.from_snapshot(given, [], answers.wanted(given), now_s=NOW_S)
+    body = answers.envelope(given, [], answers.wanted(given))
+    answer = ForecastAnswer.model_validate_json(body.aged(answers.age_s(given, NOW_S)))
     assert (answer.age_seconds, answer.revision, answer.version) == (12.0, SLOT, 3)
 
 
@@ -203,7 +207,8 @@ def test_a_window_is_judged_by_its_own_values():
     levels_NHTQ = np.broadcast_to(np.array(LEVELS, np.float32), (4, 4, 2, 3)).astype(np.float32)
     made = replace(block("champion", 0.1, 3), servers=raw.servers, values=levels_NHTQ)
     series = [(name, "cpu") for name in "abcde"]
-    found = answers.from_windows(given, raw, made, series, answers.wanted(given))
+    pieces = answers.from_windows(given, raw, made, series, answers.wanted(given))
+    found = [SeriesForecast.model_validate_json(piece) for piece in pieces]
     assert [(one.status, one.missing_slots, one.gap_slots) for one in found] == [
         ("ok", 0, 0),
         ("warming_up", 4, 4),

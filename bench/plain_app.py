@@ -1,8 +1,9 @@
 """A plain FastAPI app around `model.predict()`: the other side of `make bench-serve`.
 
-As fair as it can be: features stand ready in a frame of just the rows that are needed, targets want
-no scaling, a slot's rows come in untimed, batches have the size that was fastest, and orjson writes
-the arrays. POST /advance moves on by one slot, POST /forecast builds the data set and predicts.
+As its users write it, and fairly: scaling is what the library does by itself, and answers are in
+natural units, as ours are. Lags and calendar stand ready in a frame of just the rows that are
+needed, a slot's rows come in untimed, batches have the size that was fastest, and orjson writes the
+arrays. POST /advance moves on by one slot, POST /forecast builds the data set and predicts.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 import uvicorn
 from fastapi import FastAPI, Response
 from pytorch_forecasting import TemporalFusionTransformer, TimeSeriesDataSet
-from pytorch_forecasting.data.encoders import MultiNormalizer, NaNLabelEncoder, TorchNormalizer
+from pytorch_forecasting.data.encoders import EncoderNormalizer, MultiNormalizer, NaNLabelEncoder
 from pytorch_forecasting.metrics import MultiLoss, QuantileLoss
 from torch import nn
 
@@ -98,7 +99,6 @@ class Plain:
 
     def _dataset(self) -> TimeSeriesDataSet:
         window = self._spec.window
-        reals = [*window.static_reals, *window.known_reals, *window.unknown_reals]
         roles = NaNLabelEncoder(add_nan=True).fit(pd.Series(window.roles[1:], dtype=object))
         return TimeSeriesDataSet(
             self._frame,
@@ -114,11 +114,9 @@ class Plain:
             time_varying_known_reals=[n for n in window.known_reals if n != "relative_time_idx"],
             time_varying_unknown_reals=list(window.unknown_reals),
             add_relative_time_idx=True,
-            target_normalizer=MultiNormalizer(
-                [TorchNormalizer(method="identity") for _ in self._names]
-            ),
+            # The library's own defaults: targets by window, as ours are, features once for all.
+            target_normalizer=MultiNormalizer([EncoderNormalizer() for _ in self._names]),
             categorical_encoders={"static_role": roles},
-            scalers=dict.fromkeys(reals),
         )
 
 
@@ -152,7 +150,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--servers", type=int, required=True)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=128)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     spec = ModelSpec.from_json(json.loads((options.folder / "spec.json").read_text()))

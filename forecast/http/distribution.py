@@ -17,9 +17,6 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
-_DIGITS = 7
-"""What a float32 knows."""
-
 
 def at_levels(q_HQ: NDArray[Any], levels: Sequence[float], wanted: Sequence[float]) -> FloatArray:
     """Quantiles [H, len(wanted)] at other levels, not crossing.
@@ -81,21 +78,6 @@ def _below(
         between = known[inside - 1] + (limit - low) / width * (known[inside] - known[inside - 1])
     chance: FloatArray = np.where(count == 0, 0.0, np.where(count == len(known), 1.0, between))
     return chance
-
-
-def tidy(q_HQ: NDArray[Any]) -> FloatArray:
-    """The values with as many digits as they know, rising over the last axis.
-
-    >>> tidy(np.array([[0.3, 0.1]], np.float32)).tolist()
-    [[0.1, 0.3]]
-    """
-    values = np.asarray(q_HQ, np.float64)
-    size = np.abs(values)
-    exponent = np.floor(np.log10(size, out=np.zeros_like(size), where=size > 0))
-    factor = 10.0 ** (_DIGITS - 1 - exponent)
-    # Rounding can move two equal values apart by one bit, hence the order comes last.
-    rounded: FloatArray = np.round(values * factor) / factor
-    return ordered(rounded)
 
 
 def ordered(values: FloatArray) -> FloatArray:

@@ -144,17 +144,21 @@ def unpack(
 def _served(
     model: Model, probe: RawWindows, expected: NDArray[np.float32], precision: Precision
 ) -> Model:
-    """The serving form, unless the probe says that it is another function."""
+    """The serving form, unless it has no tables or the probe says that it is another function."""
     began = time.monotonic()
     served = model.serving(precision=precision)
     took = time.monotonic() - began
+    if not served.table_bytes:
+        log.warning("a curve is too steep for a table: the exact form serves, more slowly")
+        return model
     difference = float(np.abs(_answer(served, probe) - expected).max())
     told = {"precision": precision, "seconds": took, "bytes": served.table_bytes}
     log.info("tables of %d bytes built in %.3f s", served.table_bytes, took, extra=told)
     if difference <= _SERVING_TOLERANCE[precision]:
         return served
-    log.warning("the serving form is %.3g of the scale off: the exact one serves", difference)
-    return model
+    then = "the exact form" if precision == "float32" else "float32"
+    log.warning("in %s it is %.3g of the scale off: %s serves", precision, difference, then)
+    return model if precision == "float32" else _served(model, probe, expected, "float32")
 
 
 def _spec(manifest: Mapping[str, Any]) -> ModelSpec:

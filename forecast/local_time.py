@@ -72,12 +72,17 @@ class _Clock:
                 found.append((_change(begin, zone), after))
         self._begins, self.offsets = np.array(found, dtype=np.int64).T
         """From when on there is which offset, rising."""
+        changed = self.offsets[1:] != self.offsets[:-1]
+        self._changes = self._begins[1:][changed]
+        """When another offset begins."""
 
     def places(self, start: Ints, rise: Ints) -> Ints:
         """Seconds [N, K] since the Monday before the local `start` [N], `rise` [K] after it."""
-        before, after = self._at(start), self._at(start + rise[-1])
+        before = self._at(start)
         places: Ints = ((start + before + _THURSDAY) % _WEEK)[:, None] + rise
-        for row in np.flatnonzero(before != after):  # its window sees the clocks change
+        passed = np.searchsorted(self._changes, [start, start + rise[-1]], side="right")
+        # Its window sees the clocks change, perhaps there and back.
+        for row in np.flatnonzero(passed[0] != passed[1]):
             shifts = self._at(start[row] + rise) - before[row]
             places[row] = (places[row] + shifts) % _WEEK
         return places

@@ -6,7 +6,6 @@ a version that cannot be loaded leaves the last good one serving.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -68,7 +67,8 @@ class Members:
         self._schema, self._levels = schema, tuple(levels)
         self._context, self._horizon = context, horizon
         self._keep = keep
-        self._models: OrderedDict[int, tuple[Model, Fit]] = OrderedDict()
+        self._models: dict[int, tuple[Model, Fit]] = {}
+        """The longest unused first."""
         self._champion: int | None = None
 
     @property
@@ -84,7 +84,8 @@ class Members:
     @property
     def outside(self) -> int:
         """Windows since the start that the exact form answered: an input beyond the tables."""
-        return self._outside + sum(model.outside for model, _ in self._models.values())
+        models = self._models  # replaced, never changed: versions are loaded in another thread
+        return self._outside + sum(model.outside for model, _ in models.values())
 
     def loaded(self, version: int) -> bool:
         """Whether this version can answer without loading."""
@@ -104,11 +105,15 @@ class Members:
                 horizon=self._horizon,
                 levels=self._levels,
             )
-            self._models[version] = (model, fit)
-        self._models.move_to_end(version)
-        while len(self._models) > self._keep:
-            oldest = next(known for known in self._models if known != self._champion)
-            self._outside += self._models.pop(oldest)[0].outside
+            made = (model, fit)
+        else:
+            made = self._models[version]
+        kept = {known: one for known, one in self._models.items() if known != version}
+        kept[version] = made
+        while len(kept) > self._keep:
+            oldest = next(known for known in kept if known != self._champion)
+            self._outside += kept.pop(oldest)[0].outside
+        self._models = kept
 
     def swap(self, version: int) -> None:
         """Let a loaded version answer as champion: one reference changes.

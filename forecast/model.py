@@ -101,7 +101,8 @@ def shape_of(spec: ModelSpec) -> Shape:
         reals=window.reals,
         columns=tuple(range(len(window.reals))),
         static_categories=tuple(
-            Category(name, count, embedding_size(count), column, padded=True)
+            # The library lets no embedding be larger than the hidden size.
+            Category(name, count, min(embedding_size(count), spec.hidden_size), column, padded=True)
             for column, name in enumerate(window.static_categoricals)
         ),
         static_reals=window.static_reals,
@@ -147,8 +148,9 @@ class Model:
     """A network with what its inputs and outputs mean.
 
     The same call gives the same bits. What the other windows of a call hold changes no bit of a
-    window's forecast; how many they are, and where it stands among them, may change the last ones
-    (under 1e-5 of its scale), because a matrix product rounds by the shape of its operands.
+    window's forecast; how many they are, where it stands among them, and how many of them lie
+    beyond a serving form's tables, may change the last ones (under 1e-5 of its scale), because a
+    matrix product rounds by the shape of its operands.
     """
 
     def __init__(self, spec: ModelSpec, network: FastTFT, engine: Engine | None = None) -> None:
@@ -193,8 +195,9 @@ class Model:
     ) -> Model:
         """The same function in the form that forecasts fastest on a device; weights of its own.
 
-        On the CPU it is within 1e-4 of a target's scale in `float32`, and as far off as its
-        manifest says in `int8`. A GPU computes the exact form.
+        On the CPU a trained network's is within 1e-4 of a target's scale in `float32`, and as far
+        off in `int8` as its manifest says it was on the windows it was trained on. A GPU computes
+        the exact form.
         """
         network = with_weights(self.spec, self.network.state_dict())
         if device == "cpu":

@@ -43,6 +43,12 @@ _NAME_BYTES = 150
 _AUDIT_BYTES = 5000
 """Audit records of one update: registered, judged, retired; measured over 11 updates."""
 
+_TABLE_ROWS = 5_200
+"""Nodes of one variable's table: 15 MB of 46 variables at a hidden size of 16, after 1,000 steps on
+real servers; 2,600 before any, fewer at 64 and 128. At most 81,922."""
+_LOADED = 3
+"""Versions that a controller or Forecaster keeps loaded."""
+
 _ARTIFACT_HEAD = 100_000
 """Names and shapes of about 670 tensors, and the manifest."""
 
@@ -189,6 +195,10 @@ class Sizes:
         weights = (49 + 17 * model.lstm_layers) * hidden**2
         weights += 86 * (self.columns + len(window.known_reals)) * model.hidden_continuous_size
         self.artifact = 4 * weights + _ARTIFACT_HEAD + 2 * self.window
+        a_row = hidden + 8 if config.serve.precision == "int8" else 4 * hidden
+        variables = self.columns + len(window.known_reals)
+        self.tables = _LOADED * variables * _TABLE_ROWS * a_row
+        """The serving forms of the versions that are loaded."""
         self.updates = 1440 / online.update_frequency_minutes if online.enabled else 0.0
         """Updates a day, at most."""
 
@@ -226,13 +236,18 @@ def _memory(config: Config, sizes: Sizes) -> Iterator[Item]:
         ("ledger", _LEDGER, 2 * sizes.snapshot + 2 * MEMBERS * sizes.sums, keeping),
         ("ledger open forecasts", 0, sizes.horizon * MEMBERS * sizes.block, keeping),
         ("ledger scoring", 0, joined * _JOIN, keeping),
-        ("controller", _CONTROLLER, 2 * sizes.snapshot, keeping),
+        ("controller", _CONTROLLER, 2 * sizes.snapshot + sizes.tables, keeping),
         ("trainer", _TRAINER * (1 + config.trainer.workers), learned, "any node"),
         ("gateways", _GATEWAY * gateways, 2 * gateways * sizes.snapshot, "any node"),
         ("ingest", _INGEST, 0, "any node"),
         # So much for each gateway and for the buffer before more is refused.
         ("rows on their way in", serve.max_ingest_mb_in_flight * (gateways + 1), 0, "any node"),
-        ("forecasters", _FORECASTER * serve.forecaster_replicas, 0, "any node"),
+        (
+            "forecasters",
+            _FORECASTER * serve.forecaster_replicas,
+            sizes.tables * serve.forecaster_replicas,
+            "any node",
+        ),
         ("windows in shared memory", 0, windows * sizes.window + 2 * sizes.snapshot, keeping),
     ]
     for what, mib, data, where in parts:

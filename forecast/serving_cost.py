@@ -26,7 +26,7 @@ def costs(model: Model, raw: RawWindows) -> dict[str, Any]:
     target = torch.from_numpy(windows.target)
 
     def loss(found: np.ndarray[Any, Any]) -> float:
-        return float(pinball(torch.from_numpy(found), target, model.spec.quantiles))
+        return _shown(float(pinball(torch.from_numpy(found), target, model.spec.quantiles)))
 
     found: dict[str, Any] = {"windows": len(windows), "exact_pinball": loss(wanted)}
     precisions: tuple[Precision, ...] = get_args(Precision)
@@ -35,10 +35,15 @@ def costs(model: Model, raw: RawWindows) -> dict[str, Any]:
         assert isinstance(served.engine, ServingTFT)
         scaled = served.scaled(windows)
         found[precision] = {
-            "max_error": float(np.abs(scaled - wanted).max()),
+            "max_error": _shown(float(np.abs(scaled - wanted).max())),
             "pinball": loss(scaled),
             "tabulated": served.engine.tabulated,
             "table_bytes": served.engine.table_bytes,
-            "table_error": served.engine.table_error,
+            "table_error": _shown(served.engine.table_error),
         }
     return found
+
+
+def _shown(number: float) -> float:
+    """Four digits: more would depend on how many threads computed them."""
+    return float(f"{number:.4g}")

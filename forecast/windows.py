@@ -90,7 +90,8 @@ def transform(raw: RawWindows, spec: WindowSpec, *, mask_role: BoolArray | None 
     declared resolution. A metric that `raw` lacks is all gap. `mask_role` [N] hides the role
     where true: so training learns to forecast for a role it has never seen.
 
-    Raises ValueError when `raw` has another step, context or horizon than `spec`.
+    Raises ValueError when `raw` has another step, context or horizon than `spec`, or the mask
+    another length.
     """
     given = (raw.step_seconds, raw.context, raw.horizon)
     wanted = (spec.step_seconds, spec.context, spec.horizon)
@@ -99,8 +100,9 @@ def transform(raw: RawWindows, spec: WindowSpec, *, mask_role: BoolArray | None 
     made, plan = _unfilled(len(raw), spec), _Plan.of(raw, spec)
     role = _categories(raw, spec)
     if mask_role is not None:
-        hidden = [one for one, _ in zip(mask_role, raw.roles, strict=True)]
-        role[np.array(hidden, dtype=np.bool_)] = 0
+        if len(mask_role) != len(raw):
+            raise ValueError(f"mask_role has {len(mask_role)} values for {len(raw)} windows")
+        role[np.asarray(mask_role, dtype=np.bool_)] = 0
     made.encoder_cat[:] = made.decoder_cat[:] = role[:, None, None]
     _fill_calendar(made, raw, plan)
     for start in range(0, len(raw), _AT_A_TIME):

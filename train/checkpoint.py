@@ -17,7 +17,8 @@ from torch import Tensor
 
 from forecast.errors import StateError
 
-_FORMAT = 1
+_FORMAT = 2
+"""1 numbered the optimiser's moments by the many small weights of pytorch-forecasting's network."""
 
 
 @dataclass(frozen=True, slots=True)

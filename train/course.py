@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
     from forecast.fast.exact import FastTFT
+
 LOOKS = 10
 """How often a full training looks at the validation windows."""
 

@@ -67,11 +67,12 @@ class ServingTFT:
         with torch.inference_mode():
             self._parts: Collapsed = collapse(self.exact, tolerance, small=precision == "int8")
         self.tabulated = self.table_error <= tolerance
+        self.small = precision == "int8"
 
     @property
     def table_bytes(self) -> int:
-        """Memory of the tables."""
-        return self._parts.tables.rows.nbytes
+        """Memory of the tables; 0 where the exact form answers always."""
+        return self._parts.tables.rows.nbytes if self.tabulated else 0
 
     @property
     def table_error(self) -> float:

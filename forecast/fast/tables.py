@@ -98,14 +98,16 @@ class Tables:
         enough, `error` is above it.
         """
         rows: list[Tensor] = []
-        places, bits, worst, first = [], [], 0.0, 0
+        places, bits, errors, first = [], [], list[float](), 0
         for curves, count in sets:
             made, chosen, error = _tabulated(curves, count, tolerance)
             places.append(Places.of(chosen, first))
             bits.append(tuple(chosen))
             rows += made
             first += sum(len(part) for part in made)
-            worst = max(worst, error)
+            errors.append(error)
+        # Not "> tolerance": an error may be no number.
+        worst = next((error for error in errors if not error <= tolerance), max(errors))
         return cls(torch.cat(rows).contiguous(), tuple(places), tuple(bits), worst)
 
 
@@ -141,7 +143,7 @@ def _tabulated(
             del todo[at]
             if not error <= tolerance:
                 todo[at] = _finer(bits, error / tolerance)
-    return rows, chosen, max(errors, default=0.0)
+    return rows, chosen, max(errors, default=0.0)  # none of them is NaN: that ends the search
 
 
 def _finer(bits: int, excess: float) -> int:

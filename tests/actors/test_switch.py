@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import torch
 
@@ -25,12 +27,13 @@ class _Defined:
 
     def __init__(self) -> None:
         self.calls = 0
+        self._turn = threading.Lock()
+        """A call puts its weights into the one network; trainer and controller are two threads."""
         self._networks: dict[object, torch.nn.Module] = {}
 
     def forward(self, fast: FastTFT, *given: torch.Tensor) -> torch.Tensor:
         self.calls += 1
         network = self._networks[fast.shape]
-        network.train(fast.training)
 
         class Bound:
             n_targets = fast.shape.targets
@@ -39,7 +42,9 @@ class _Defined:
                 weights = to_state(fast.groups, dict(fast.weights.items()))
                 return torch.func.functional_call(network, weights, inputs, tie_weights=False)
 
-        return oracle(Bound(), *given)
+        with self._turn:
+            network.train(fast.training)
+            return oracle(Bound(), *given)
 
     def learn_of(self, spec: ModelSpec, fast: FastTFT) -> None:
         self._networks.setdefault(fast.shape, define(spec, seed=0))

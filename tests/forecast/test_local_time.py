@@ -59,3 +59,14 @@ def test_few_windows_are_the_same_bits_as_many():
 
 def test_no_windows_have_no_calendar():
     assert calendar(np.zeros(0, np.int64), 84, [], 300).shape == (0, 84, 4)
+
+
+@pytest.mark.parametrize(
+    ("zone", "begin", "days"),
+    [("Africa/Casablanca", "2026-02-01", 60), ("Europe/Berlin", "2026-03-01", 250)],
+)
+def test_clocks_that_change_there_and_back_within_one_window(zone, begin, days):
+    first = np.array([int(pd.Timestamp(begin, tz="UTC").timestamp()) // 3600])
+    count = days * 24
+    found = calendar(first, count, [zone], 3600)
+    np.testing.assert_allclose(found, expected(first, count, zone, 3600), atol=1e-6)

@@ -8,10 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from forecast.model import Model, ModelSpec, build, forward, pinball
+from forecast.definition import define
+from forecast.fast.shape import Shape
+from forecast.model import Model, ModelSpec, build, forward, pinball, shape_of, with_weights
 from forecast.windows import WindowSpec, inverse, transform
 from tests.forecast.window_scene import ROLES, gauge, made, rate
 
@@ -44,6 +46,31 @@ def test_weights_are_a_function_of_the_seed_alone():
         torch.nn.utils.parameters_to_vector(one.parameters()),
         torch.nn.utils.parameters_to_vector(other.parameters()),
     )
+
+
+@given(
+    roles=st.integers(0, 90),
+    hidden=st.integers(1, 20),
+    per_real=st.integers(1, 9),
+    layers=st.integers(1, 2),
+    targets=st.sampled_from([("net",), ("net", "cpu")]),
+)
+@settings(max_examples=25)
+@example(roles=64, hidden=16, per_real=8, layers=1, targets=("net",))
+@example(roles=3, hidden=2, per_real=2, layers=1, targets=("net",))
+def test_the_shape_is_that_of_the_network_that_defines_it(roles, hidden, per_real, layers, targets):
+    names = ("", *(f"role-{number}" for number in range(roles)))
+    spec = ModelSpec(
+        WindowSpec(300, 8, 3, METRICS, targets, names),
+        LEVELS,
+        hidden_size=hidden,
+        lstm_layers=layers,
+        hidden_continuous_size=per_real,
+    )
+    network = define(spec, seed=0)
+    assert shape_of(spec) == Shape.of(network)
+    again = with_weights(spec, network.state_dict()).state_dict()
+    assert all(map(torch.equal, again.values(), (network.state_dict()[name] for name in again)))
 
 
 def test_a_forecast_is_what_the_network_says_in_natural_units(model):

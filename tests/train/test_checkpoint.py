@@ -53,6 +53,6 @@ def test_a_damaged_one_is_refused(harm):
 
 
 def test_an_unknown_format_is_refused():
-    data = checkpoint().to_bytes().replace(rb"\"format\": 1", rb"\"format\": 9")
+    data = checkpoint().to_bytes().replace(rb"\"format\": 2", rb"\"format\": 9")
     with pytest.raises(StateError, match="format 9 is unknown"):
         Checkpoint.from_bytes(data)

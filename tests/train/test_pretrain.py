@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,13 @@ def _stopped_after(looks, **settings):
     with pytest.raises(_Killed):
         trained(run=Run(on_look=keep), **settings)
     return Checkpoint.from_bytes(kept[-1])
+
+
+def test_moments_of_another_network_are_refused():
+    kept = _stopped_after(2)
+    foreign = {name: value.flatten()[:1] for name, value in kept.moments.items()}
+    with pytest.raises(TrainingError, match="is of another network"):
+        trained(run=Run(resume=replace(kept, moments=foreign)))
 
 
 @pytest.mark.parametrize("looks", [1, 3, 6, 9])

@@ -53,6 +53,14 @@ def test_a_curve_that_jumps_has_no_table():
     assert Tables.build([(jump, 1)], 1e-3).error > 0.5
 
 
+def test_a_curve_that_is_no_number_has_no_table():
+    def broken(values_WK: torch.Tensor, which: list[int]) -> torch.Tensor:
+        return torch.full_like(values_WK, torch.nan)[:, None].expand(-1, 2, -1)
+
+    for sets in ([(broken, 1), (two, 2)], [(two, 2), (broken, 1)]):
+        assert not Tables.build([(curves, count) for curves, count in sets], 1e-3).error <= 1e-3
+
+
 def test_the_largest_value_says_whether_all_are_inside():
     [places] = Tables.build([(two, 2)], 1e-2).places
     assert float(places.find(torch.tensor([[-3.0, 2.0]]))[2]) == 3.0

@@ -7,7 +7,7 @@ code. A checkpoint is never served, and only the training that made it may resum
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Self
 
@@ -15,7 +15,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from forecast.errors import StateError
+from forecast.errors import StateError, TrainingError
 
 _FORMAT = 2
 """1 numbered the optimiser's moments by the many small weights of pytorch-forecasting's network."""
@@ -86,3 +86,11 @@ class Checkpoint:
         except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
             raise StateError(f"checkpoint: damaged: {error!r}") from error
         return cls(progress=Progress(**known), rest=rest, generator=generator, **parts)
+
+
+def refuse_foreign(state: Mapping[int, Mapping[str, Tensor]], weights: Sequence[Tensor]) -> None:
+    """Raise TrainingError for moments that are not these weights': torch would not look."""
+    for number, moments in state.items():
+        for name, value in moments.items():
+            if name != "step" and value.shape != weights[number].shape:
+                raise TrainingError(f"the checkpoint's {number}.{name} is of another network")

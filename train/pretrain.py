@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from forecast.errors import TrainingError
 from forecast.model import Model, ModelSpec, build, with_weights
-from train.checkpoint import Checkpoint, Progress
+from train.checkpoint import Checkpoint, Progress, refuse_foreign
 from train.course import LOOKS, WATCHED, Batches, Course, Plan
 from train.steps import Device, Precision, lessons, refuse_absent, refuse_not_finite, repeatable
 
@@ -259,20 +259,12 @@ class _Keeper(Callback):
         for name, value in resume.moments.items():
             number, key = name.split(".", 1)
             whole["state"].setdefault(int(number), {})[key] = value
-        _refuse_foreign(whole["state"], optimizer.param_groups[0]["params"])
+        refuse_foreign(whole["state"], optimizer.param_groups[0]["params"])
         progress = resume.progress
         whole["param_groups"][0].update(lr=progress.learning_rate, betas=progress.betas)
         optimizer.load_state_dict(whole)
         cycle = trainer.lr_scheduler_configs[0].scheduler
         cycle.load_state_dict({"last_epoch": progress.step, "_step_count": progress.step + 1})
-
-
-def _refuse_foreign(state: Mapping[int, Mapping[str, Tensor]], weights: Sequence[Tensor]) -> None:
-    """Raise TrainingError for moments that are not these weights': torch would not look."""
-    for number, moments in state.items():
-        for name, value in moments.items():
-            if name != "step" and value.shape != weights[number].shape:
-                raise TrainingError(f"the checkpoint's {number}.{name} is of another network")
 
 
 def _digest(about: list[Any], *parts: RawWindows) -> str:

@@ -269,7 +269,10 @@ def test_no_log_and_no_state_holds_a_token(fleet, folder, http):
     files = [path for path in files if path.is_file() and not path.is_symlink()]
     assert any(path.suffix == ".log" for path in files)
     for path in files:
-        found = path.read_bytes()
+        try:
+            found = path.read_bytes()
+        except FileNotFoundError:  # Ray's own files beside a running cluster come and go
+            continue
         assert not [secret for secret in secrets if secret in found], path
 
 

@@ -7,8 +7,8 @@ and values are read off the enriched steps without being computed. Rows are [win
 windows come, features first in between (see `pieces`).
 
 `torch.compile` of this form took 27 s and made 64 windows no faster (4.4 ms, 3.9 ms without): what
-is left is spread over passes that torch already does at memory speed. So there is no compiler, no
-other runtime and no warm-up on the way.
+is left is spread over passes that torch already does at memory speed. So there is no compiler and
+no other runtime on the way.
 
 Legend: N windows, L context, H horizon, T targets, Q levels, C real columns, R = N x steps.
 """
@@ -64,10 +64,10 @@ class ServingTFT:
         self.exact.load_state_dict(network.state_dict())
         self.exact.eval()
         self.outside = Outside()
-        with torch.inference_mode():
-            self._parts: Collapsed = collapse(self.exact, tolerance, small=precision == "int8")
-        self.tabulated = self.table_error <= tolerance
         self.small = precision == "int8"
+        with torch.inference_mode():
+            self._parts: Collapsed = collapse(self.exact, tolerance, small=self.small)
+        self.tabulated = self.table_error <= tolerance
 
     @property
     def table_bytes(self) -> int:

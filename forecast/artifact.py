@@ -111,14 +111,15 @@ def pack(
 
 
 def unpack(
-    artifact: Artifact, *, fingerprint: str | None, precision: Precision = "float32"
+    artifact: Artifact, *, fingerprint: str | None, precision: Precision | None = "float32"
 ) -> Model:
     """The model of an artifact in its serving form, proved by its probe, which also warms it up.
 
     Where the serving form is too far from the exact one, the exact form serves, and a warning says
-    so. `fingerprint` is the schema's it must be of; None takes any. Raises ArtifactError naming
-    what is wrong: an unknown format, another schema, a damaged or missing part, a tensor of the
-    wrong shape, a weight that is not finite, or a probe whose quantiles come out different.
+    so; without a `precision` it is the exact form that is asked for. `fingerprint` is the schema's
+    it must be of; None takes any. Raises ArtifactError naming what is wrong: an unknown format,
+    another schema, a damaged or missing part, a tensor of the wrong shape, a weight that is not
+    finite, or a probe whose quantiles come out different.
     """
     manifest = artifact.manifest
     if manifest.get("format") != FORMAT:
@@ -138,7 +139,7 @@ def unpack(
     model = _build(_spec(manifest), arrays)
     probe = _probe(manifest, model.spec, arrays)
     expected = _prove(model, probe, arrays.get(_EXPECTED))
-    return _served(model, probe, expected, precision)
+    return model if precision is None else _served(model, probe, expected, precision)
 
 
 def _served(

@@ -94,8 +94,9 @@ class Members:
     def load(self, version: int, artifact: Artifact) -> None:
         """Load a version beside the others; raises ArtifactError and changes nothing."""
         if version not in self._models:
-            # Proved by its probe, on the CPU; that forecast has warmed it up, too.
-            model = unpack(artifact, fingerprint=None, precision=self._precision)
+            # Proved by its probe, on the CPU; there, that forecast has warmed it up, too.
+            precision = self._precision if self._device == "cpu" else None
+            model = unpack(artifact, fingerprint=None, precision=precision)
             if self._device != "cpu":
                 model = model.serving(self._device)
             fit = Fit.of(

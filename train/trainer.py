@@ -129,7 +129,7 @@ class Trainer:
         """A challenger from the champion; raises TrainingError when it did not stay finite."""
         if not windows.servers:
             raise TrainingError(f"{job.update_id}: no training windows")
-        parent = unpack(champion, fingerprint=None)
+        parent = unpack(champion, fingerprint=None, precision=None)
         readable = self._fit(parent).windows(windows)
         self._progress = {"update_id": job.update_id}
         try:

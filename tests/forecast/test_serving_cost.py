@@ -62,6 +62,13 @@ def test_a_version_is_loaded_in_the_precision_that_is_asked_for(model, artifact)
     assert 1e-4 < np.abs(small.scaled(windows) - wanted).max() <= 0.1
 
 
+def test_without_a_precision_it_is_the_exact_form(model, artifact):
+    exact = unpack(artifact, fingerprint=None, precision=None)
+    windows = transform(made(NAMES, count=9, seed=3), SPEC.window)
+    assert exact.engine is None
+    np.testing.assert_array_equal(exact.scaled(windows), model.scaled(windows))
+
+
 def test_a_copy_of_a_served_model_learns_from_the_exact_weights(model, artifact):
     small = unpack(artifact, fingerprint=None, precision="int8")
     windows = transform(made(NAMES, count=9, seed=3), SPEC.window)

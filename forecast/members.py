@@ -17,17 +17,15 @@ from forecast import baselines
 from forecast.artifact import Artifact, unpack
 from forecast.errors import UnknownVersion
 from forecast.fit import Fit
+from forecast.raw_windows import AT_A_TIME, RawWindows
 from forecast.record import CHAMPION, ForecastBlock
-from forecast.windows import RawWindows, Windows, transform
+from forecast.windows import Windows, transform
 
 if TYPE_CHECKING:
     from forecast.baselines import BaselineTables
     from forecast.fast.serving import Precision
     from forecast.model import Model
     from forecast.schema import Schema
-
-_AT_A_TIME = 256
-"""Windows built and forecast at a time, which bounds the memory."""
 
 COPY_LAST = "copy_last"
 SEASONAL_NAIVE = "seasonal_naive"
@@ -177,7 +175,7 @@ def _by_windows(requests: Sequence[Request]) -> list[list[list[int]]]:
 def _together(asked: Sequence[Request], raw: RawWindows) -> list[NDArray[np.float32]]:
     """What each version forecasts of the same windows."""
     found: list[list[NDArray[np.float32]]] = [[] for _ in asked]
-    for part in raw.parts(_AT_A_TIME) if len(raw) else [raw]:
+    for part in raw.parts(AT_A_TIME) if len(raw) else [raw]:
         built: dict[Any, Windows] = {}
         for values, request in zip(found, asked, strict=True):
             window, names = request.model.spec.window, request.fit.names

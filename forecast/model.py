@@ -21,8 +21,9 @@ from torch import Tensor
 from forecast.fast.exact import FastTFT
 from forecast.fast.serving import Precision, ServingTFT
 from forecast.fast.shape import Category, Shape
+from forecast.raw_windows import AT_A_TIME, RawWindows
 from forecast.window_spec import WindowSpec
-from forecast.windows import RawWindows, Windows, inverse, transform
+from forecast.windows import Windows, inverse, transform
 
 FloatArray = NDArray[np.float32]
 
@@ -159,7 +160,7 @@ class Model:
         self.network = network.eval()
         self.engine = engine
 
-    def predict(self, raw: RawWindows, batch_size: int = 256) -> FloatArray:
+    def predict(self, raw: RawWindows, batch_size: int = AT_A_TIME) -> FloatArray:
         """Quantiles [N, H, T, Q] in natural units, rising over Q and within each target's bounds.
 
         `batch_size` bounds the memory. The network is turned to evaluation. Raises ValueError when

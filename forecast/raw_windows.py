@@ -16,6 +16,11 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 Index = IntArray | BoolArray | Sequence[int]
 
+AT_A_TIME = 256
+"""Windows that a model builds and forecasts at a time, which bounds the memory. Whoever asks for
+many in parts asks for so many each: then parts change no bit of a forecast.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class RawWindows:

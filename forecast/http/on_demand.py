@@ -33,16 +33,13 @@ from forecast.http.problems import original
 from forecast.http.queries import ForecastRequest
 from forecast.http.series import Wanted, moment
 from forecast.http.service import ServerLike
+from forecast.raw_windows import AT_A_TIME, RawWindows
 from forecast.record import CHAMPION, ForecastBlock, Snapshot
-from forecast.windows import RawWindows
 
 log = logging.getLogger("fleetcast.http")
 
 VERSION = "version"
 """The member's name when a version was asked for by number."""
-
-SERVERS_A_PART = 256
-"""How many windows a model takes at a time: parts of that size change no bit of a forecast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,13 +247,13 @@ async def _written(
 ) -> list[bytes]:
     """Every series as JSON, in order; all of them by the same version."""
     names = list(dict.fromkeys(server for server, _ in series))
-    part_of = {name: at // SERVERS_A_PART for at, name in enumerate(names)}
-    places: list[list[int]] = [[] for _ in range(0, len(names), SERVERS_A_PART)]
+    part_of = {name: at // AT_A_TIME for at, name in enumerate(names)}
+    places: list[list[int]] = [[] for _ in range(0, len(names), AT_A_TIME)]
     for place, (server, _) in enumerate(series):
         places[part_of[server]].append(place)
 
     async def part(number: int, chosen: int | None) -> tuple[int | None, list[bytes]]:
-        mine = names[number * SERVERS_A_PART : (number + 1) * SERVERS_A_PART]
+        mine = names[number * AT_A_TIME : (number + 1) * AT_A_TIME]
         made = await compute(tuple(mine), chosen)
         asked = [series[place] for place in places[number]]
         pieces = await asyncio.to_thread(write, made, asked)

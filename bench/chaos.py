@@ -50,8 +50,7 @@ _FLAT_MB = 150
 """What all workers together may gain while the buffer stands still; a flood sends about 10 MB/s."""
 _SETTLE_S = (0.3, 2.0)
 _REPLICAS = {"Gateway": 2, "Ingest": 1, "Forecaster": 2}
-_SERVE = {**_REPLICAS, "ProxyActor": 2, "ServeController": 1}
-"""How many processes of each kind there are when all is well."""
+_SERVE = (*_REPLICAS, "ProxyActor", "ServeController")
 _NODE = "node"
 
 
@@ -139,9 +138,14 @@ class Killer:
 
     def _missing(self) -> str:
         """What is not as it should be; empty when all is."""
-        found = {kind: len(self._named(kind)) for kind in _SERVE}
-        if any(found[kind] < count for kind, count in _SERVE.items()):
-            return f"processes: {found}"
+        found = {kind: self._named(kind) for kind in _SERVE}
+        # A proxy stands on the head and wherever a replica runs: after a node was lost, all of them
+        # may have come back on the head before there was another.
+        homes = {one.raylet for kind, ones in found.items() if kind != "ProxyActor" for one in ones}
+        wanted = {**_REPLICAS, "ProxyActor": len(homes), "ServeController": 1}
+        if any(len(found[kind]) < count for kind, count in wanted.items()):
+            counts = {kind: len(ones) for kind, ones in found.items()}
+            return f"processes: {counts}, wanted {wanted}"
         try:
             status = serve.status()
         except (ray.exceptions.RayError, TimeoutError) as error:

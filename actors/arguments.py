@@ -9,6 +9,7 @@ import ray
 
 from actors.settings import Settings
 from forecast.config import Config
+from forecast.derived import Limits
 
 _MIB = 1 << 20
 
@@ -69,6 +70,8 @@ def ledger(config: Config) -> dict[str, Any]:
         "step_seconds": config.panel.step,
         "retain_slots": max(86400 // config.panel.step, config.panel.horizon_slots),
         "retain_days": config.buffer.history_days,
+        "weights": config.ensemble.weights,
+        "limits": Limits.of(config.panel.schema_of()),
     }
 
 

@@ -28,7 +28,7 @@ from actors.settings import Settings
 from actors.state import ControllerState, StateFile
 from forecast.errors import ArtifactError, StateError
 from forecast.members import SEASONAL_NAIVE, Members, blocks_of_record
-from forecast.record import CHAMPION, Snapshot
+from forecast.record import CHAMPION, ENSEMBLE, Snapshot
 from train.buffer import BufferStatus
 
 log = logging.getLogger("fleetcast.controller")
@@ -191,8 +191,10 @@ class Controller:
         champion = self._members.champion
         if champion is not None and slot > self._learning.learned_to:
             # A step done again keeps what was issued first, whatever came in late since.
-            blocks = await self._ledger.issue.remote(blocks) or blocks
-        served = [CHAMPION if champion is not None and good else SEASONAL_NAIVE for good in ready]
+            blocks = await self._ledger.issue.remote(blocks)
+        issued = {block.member for block in blocks}
+        answers = ENSEMBLE if ENSEMBLE in issued else CHAMPION
+        served = [answers if champion is not None and good else SEASONAL_NAIVE for good in ready]
         return Snapshot(
             revision=slot,
             slot=slot,

@@ -28,7 +28,7 @@ from prometheus_client.registry import Collector
 
 from actors import handles
 from forecast.config import Config
-from forecast.record import Snapshot
+from forecast.record import CHAMPION, ENSEMBLE, Snapshot
 
 Kind = Literal["gauge", "counter", "histogram"]
 
@@ -172,7 +172,7 @@ def published(snapshot: Snapshot | None) -> dict[str, Any] | None:
     if snapshot is None:
         return None
     moment = datetime.fromtimestamp((snapshot.slot + 1) * snapshot.step_seconds, UTC)
-    fallback = sum(member != "champion" for member in snapshot.served)
+    fallback = sum(member not in (CHAMPION, ENSEMBLE) for member in snapshot.served)
     return {
         "slot": snapshot.slot,
         "as_of": moment.isoformat().replace("+00:00", "Z"),

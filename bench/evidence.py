@@ -111,16 +111,16 @@ def wrong(config: Config, told: dict[tuple[int, str], Any], metric: str) -> tupl
     bad = matched = 0
     for slot in sorted({slot for slot, _ in told}):
         blocks = ray.get(ledger.blocks.remote(slot))
-        champion = next((block for block in blocks if block.member == "champion"), None)
-        if champion is None:
+        answering = next((block for block in blocks if block.member == "ensemble"), None)
+        if answering is None:
             continue  # older than what the ledger keeps block by block
-        column = champion.targets.index(metric)
-        for row, server in enumerate(champion.servers):
+        column = answering.targets.index(metric)
+        for row, server in enumerate(answering.servers):
             answer = told.get((slot, server))
             if answer is None:
                 continue
-            kept = {f"{level:g}": champion.values[row, :, column, place]
-                    for place, level in enumerate(champion.levels)}  # fmt: skip
+            kept = {f"{level:g}": answering.values[row, :, column, place]
+                    for place, level in enumerate(answering.levels)}  # fmt: skip
             matched += 1
             same = answer.keys() == kept.keys() and all(
                 np.allclose(path, kept[level], rtol=_ROUNDED, atol=0.0)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from forecast.metrics import Float64Array, Score, central_intervals, known_mean
-from forecast.record import CHAMPION
+from forecast.record import CHAMPION, ENSEMBLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def report_accuracy(
     chosen = [targets[row] for row in rows]
 
     def members(sums: Mapping[str, Float64Array], by_horizon: bool) -> tuple[MemberAccuracy, ...]:
-        order = sorted(sums, key=lambda member: (member != CHAMPION, member))
+        order = sorted(sums, key=lambda member: (member != ENSEMBLE, member != CHAMPION, member))
         return tuple(_member(name, sums[name][rows], chosen, levels, by_horizon) for name in order)
 
     return AccuracyReport(

@@ -199,6 +199,15 @@ class OnlineLearning(Section):
     """An update not ready at its slot: go on and take it when it comes, or wait for it (replay)."""
 
 
+class EnsembleConfig(Section):
+    """Who answers: all members, weighed."""
+
+    weights: Literal["learned", "uniform", "recency"] = "learned"
+    """`learned`: by what each was worth lately, per server, target, steps ahead and part of the
+    distribution. `uniform`: all alike. `recency`: versions only, 0.5, 0.3 and 0.2 from the newest.
+    """
+
+
 class ServeConfig(Section):
     """The HTTP side."""
 
@@ -252,6 +261,7 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     trainer: TrainerConfig = TrainerConfig()
     online_learning: OnlineLearning = OnlineLearning()
+    ensemble: EnsembleConfig = EnsembleConfig()
     serve: ServeConfig = ServeConfig()
     limits: LimitsConfig = LimitsConfig()
 

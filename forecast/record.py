@@ -19,7 +19,10 @@ from forecast.windows import RawWindows
 Float32Array = NDArray[np.float32]
 
 CHAMPION = "champion"
-"""The member that answers for the fleet; what it forecasts with is its block's version."""
+"""The version that won; what it forecasts with is its block's version."""
+
+ENSEMBLE = "ensemble"
+"""What answers for the fleet: all members, weighed by what they were worth, and calibrated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,12 @@ class ForecastBlock:
     targets: tuple[str, ...]
     levels: tuple[float, ...]
     values: Float32Array
+    members: tuple[str, ...] = ()
+    """Of an ensemble: whom it is made of (K)."""
+    versions: tuple[int | None, ...] = ()
+    """Of an ensemble: each member's version, None for one that is no version."""
+    weights: Float32Array | None = None
+    """Of an ensemble: each member's share of a series [S, T, K], mean over steps and levels."""
 
     def __post_init__(self) -> None:
         shape, dtype = self.values.shape, self.values.dtype
@@ -71,14 +80,19 @@ class ForecastBlock:
             "servers": self.servers,
             "targets": self.targets,
             "levels": self.levels,
+            "members": self.members,
+            "versions": self.versions,
         }
-        return pack("block", header, {"values": self.values})
+        arrays = {"values": self.values}
+        if self.weights is not None:
+            arrays["weights"] = self.weights
+        return pack("block", header, arrays)
 
     @classmethod
     def unpack(cls, data: bytes | memoryview) -> Self:
         """The block that `pack` wrote; raises StateError when it is damaged."""
         header, arrays = unpack("block", data)
-        return cls(**_tuples(header), values=arrays["values"])
+        return cls(**_tuples(header), **arrays)
 
 
 @dataclass(frozen=True, slots=True)

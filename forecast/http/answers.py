@@ -23,7 +23,7 @@ from forecast.http.board import Board
 from forecast.http.queries import SeriesKey, Threshold
 from forecast.http.series import Standing, Wanted, moment, seen_slots, standing_of
 from forecast.http.sheet import Rows, Sheet
-from forecast.record import CHAMPION, ForecastBlock, ServerStatus, Snapshot
+from forecast.record import CHAMPION, ENSEMBLE, ForecastBlock, ServerStatus, Snapshot
 from forecast.windows import RawWindows
 
 Series = tuple[str, str | None]
@@ -97,11 +97,13 @@ def from_snapshot(
     want: Wanted,
     *,
     stalled: bool,
-    model: str = CHAMPION,
+    model: str | None = None,
     computed: ForecastBlock | None = None,
 ) -> list[bytes]:
-    """Each series' forecast of record; `computed` stands in for the champion's where it has a
-    server. `model` is the champion or a baseline, `stalled` whether the stream stands still.
+    """Each series' forecast of record, by who answers for it or by the member `model`.
+
+    `computed` stands in for the champion's where it has a server; `stalled` says that the stream
+    stands still.
     """
     reader = _Reader(board, model=model, computed=computed, stalled=stalled)
     sheet = _sheet(board.snapshot, want)
@@ -198,7 +200,7 @@ class _Reader:
     """Reads series off one snapshot by name."""
 
     def __init__(
-        self, board: Board, *, model: str, computed: ForecastBlock | None, stalled: bool
+        self, board: Board, *, model: str | None, computed: ForecastBlock | None, stalled: bool
     ) -> None:
         self._board, self._snapshot = board, board.snapshot
         self._model, self._stalled = model, stalled
@@ -229,9 +231,7 @@ class _Reader:
 
     def _answering(self, server: str, metric: str, served: str | None) -> Rows | None:
         """The first member's block that has every value of the series."""
-        first = CHAMPION if server in self._computed else served
-        if self._model != CHAMPION:
-            first = self._model
+        first = CHAMPION if server in self._computed else self._model or served
         for member in (first, *BASELINES):
             rows = None if member is None else self._rows.get(member)
             if rows is None:
@@ -262,5 +262,6 @@ class _Reader:
             )
         if fallback is not None:
             reason = "no trained version yet" if self._snapshot.version is None else "not issued"
-            return "fallback", reason if self._model == CHAMPION else f"{self._model} cannot answer"
+            asked = self._model in (None, CHAMPION, ENSEMBLE)
+            return "fallback", reason if asked else f"{self._model} cannot answer"
         return "ok", None

@@ -94,14 +94,12 @@ async def forecast(
     if request.as_of is not None:
         return await _as_of(request, want, snapshot, service)
     series = _series(request, snapshot)
-    baseline = request.model in answers.BASELINES
     pieces, warnings = None, list[str]()
-    if not baseline and not request.record:
+    if request.computed:
         pieces, warnings = await _newest(request.version, series, want, board, service, stalled)
     if pieces is None:
-        model = request.model if baseline else CHAMPION
         pieces = await asyncio.to_thread(
-            answers.from_snapshot, board, series, want, stalled=stalled, model=model
+            answers.from_snapshot, board, series, want, stalled=stalled, model=request.model
         )
     return answers.envelope(snapshot, pieces, want, warnings=warnings)
 
@@ -138,7 +136,9 @@ async def _newest(
         return Made(_block(answer, names, snapshot.slot, version, snapshot))
 
     def write(made: Made, asked: Sequence[Series]) -> list[bytes]:
-        return answers.from_snapshot(board, asked, want, stalled=stalled, computed=made.block)
+        return answers.from_snapshot(
+            board, asked, want, stalled=stalled, model=CHAMPION, computed=made.block
+        )
 
     try:
         return await _written(series, version, compute, write), []

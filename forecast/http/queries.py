@@ -132,9 +132,11 @@ class ForecastRequest(Asked):
     quantiles: list[Finite] | None = Field(default=None, min_length=1, max_length=99)
     """Levels between the model's outer ones; unset, the model's own."""
     model: str = Field(
-        default="champion", pattern="^(champion|seasonal_naive|copy_last|[0-9]{1,9})$"
+        default="champion",
+        pattern="^(champion|ensemble|least_squares|seasonal_naive|copy_last|[0-9]{1,9})$",
     )
-    """`champion`, a version's number, `seasonal_naive` or `copy_last`."""
+    """`champion` or a version's number: computed now. `ensemble`, `least_squares`, `seasonal_naive`
+    or `copy_last`: the forecast of record, with or without `record`."""
     as_of: AwareDatetime | None = None
     """Forecast as if this were now, from what was known for the slots before it."""
     context: list[InlineContext] | None = Field(default=None, min_length=1, max_length=1000)
@@ -153,8 +155,13 @@ class ForecastRequest(Asked):
         if elsewhere and self.version is None and self.model != "champion":
             raise ValueError("as_of and context need champion or a version as model")
         if self.record and self.version is not None:
-            raise ValueError("the forecast of record knows champion and the baselines, no versions")
+            raise ValueError("the forecast of record knows its members by name, no versions")
         return self
+
+    @property
+    def computed(self) -> bool:
+        """Whether it is asked for what is computed now; the other members are only of record."""
+        return not self.record and (self.model == "champion" or self.version is not None)
 
     @property
     def version(self) -> int | None:

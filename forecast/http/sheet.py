@@ -85,10 +85,11 @@ class Sheet:
 
         `rows` say who made the values, `fallback` whether in another's place.
         """
-        said = (standing.status, standing.detail, fallback, standing.origin, id(rows))
+        place = self._weighed(rows, server, target)
+        said = (standing.status, standing.detail, fallback, standing.origin, id(rows), place)
         told = self._standing.get(said)
         if told is None:
-            told = self._standing[said] = self._stand(standing, fallback, rows)
+            told = self._standing[said] = self._stand(standing, fallback, rows, place)
         if rows is not None:
             numbers = self._numbers.setdefault(id(rows), _Numbers(rows))
             numbers.places.append(len(self._series))
@@ -123,11 +124,32 @@ class Sheet:
             written.append(_SERIES % (name, metric, unit, told, numbers_of, missing, gaps, limits))
         return written
 
-    def _stand(self, standing: Standing, fallback: Fallback | None, rows: Rows | None) -> bytes:
-        """The fields that many series share: from `status` to `timestamps`."""
+    def _weighed(self, rows: Rows | None, server: str, target: int) -> tuple[int, int] | None:
+        """Where a series' own weights stand in the block; None where it has none."""
+        if rows is None or rows.block.weights is None:
+            return None
+        return rows.row[server], rows.column[self._targets[target]]
+
+    def _stand(
+        self,
+        standing: Standing,
+        fallback: Fallback | None,
+        rows: Rows | None,
+        place: tuple[int, int] | None,
+    ) -> bytes:
+        """The fields from `status` to `timestamps`, which many series share."""
         first, steps = standing.origin + 1, self._want.steps if rows is not None else 0
-        members = []
-        if rows is not None:
+        members: list[dict[str, Any]] = []
+        if rows is not None and place is not None:
+            block = rows.block
+            assert block.weights is not None
+            members += [
+                {"member": name, "version": version, "weight": round(weight, 4)}
+                for name, version, weight in zip(
+                    block.members, block.versions, block.weights[place].tolist(), strict=True
+                )
+            ]
+        elif rows is not None:
             made = {"member": rows.block.member, "version": rows.block.version, "weight": 1.0}
             members.append(made)
         return orjson.dumps(

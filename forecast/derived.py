@@ -1,0 +1,188 @@
+"""The derived members: the ensemble of all others, and the champion calibrated.
+
+    derive   blocks of the members  ->  + champion_calibrated, + ensemble   what is issued
+    after    a slot's actuals x the blocks that forecast it  ->  weights and offsets after it
+
+A value: `after` makes a new one. What is known at a slot depends on what had matured by then alone.
+
+Legend: K members, S servers, T targets, H horizon, Q levels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forecast.calibration import Calibration
+from forecast.ensemble import Rule, Weights, by_rule, combine
+from forecast.metrics import FloatArray
+from forecast.packing import pack, unpack
+from forecast.record import CHAMPION, ENSEMBLE, Float32Array, ForecastBlock
+from forecast.schema import Schema
+
+CALIBRATED = "champion_calibrated"
+DERIVED = (CALIBRATED, ENSEMBLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What quantiles of each target [T] keep to, in its unit: bounds, infinite where there is none,
+    and the least width of an interval."""
+
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    resolution: tuple[float, ...]
+
+    @classmethod
+    def of(cls, schema: Schema) -> Self:
+        """Those that the targets declare."""
+        metrics = [schema.metric(target) for target in schema.targets]
+        return cls(
+            tuple(-math.inf if metric.lower is None else metric.lower for metric in metrics),
+            tuple(math.inf if metric.upper is None else metric.upper for metric in metrics),
+            tuple(metric.resolution for metric in metrics),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """Weights of the ensemble, and the offsets of what is calibrated."""
+
+    rule: Rule
+    limits: Limits = field(repr=False)
+    weights: Weights = field(repr=False)
+    champion: Calibration = field(repr=False)
+    ensemble: Calibration = field(repr=False)
+
+    @classmethod
+    def fresh(
+        cls, *, targets: int, horizon: int, levels: Sequence[float], limits: Limits, rule: Rule
+    ) -> Self:
+        """Nothing has matured yet."""
+        none = Calibration.fresh(horizon, targets, levels)
+        return cls(rule, limits, Weights.fresh(horizon, targets, levels), none, none)
+
+    def derive(self, blocks: Sequence[ForecastBlock]) -> tuple[ForecastBlock, ...]:
+        """The blocks of one origin with the derived ones, which come after their parts.
+
+        All blocks name the same servers in the same order. Without a champion nothing is derived.
+        """
+        parts = parts_of(blocks)
+        champion = next((block for block in parts if block.member == CHAMPION), None)
+        if champion is None:
+            return tuple(blocks)
+        if self.rule == "recency":
+            parts = sorted((one for one in parts if one.version is not None), key=_age)
+        servers, names = champion.servers, tuple(block.member for block in parts)
+        weights = by_rule(self.rule, self.weights, names, servers)
+        groups, of_level = self.weights.groups, self.weights.parts
+        mixed = combine(weights, np.stack([block.values for block in parts]), groups, of_level)
+        shown = np.moveaxis(weights[:, :, groups][..., of_level].mean(axis=(2, 4)), 1, 2)
+        calibrated = replace(
+            champion, member=CALIBRATED, values=self._moved(self.champion, champion)
+        )
+        ensemble = replace(champion, member=ENSEMBLE, values=mixed)
+        ensemble = replace(
+            ensemble,
+            values=self._moved(self.ensemble, ensemble),
+            members=names,
+            versions=tuple(block.version for block in parts),
+            weights=np.ascontiguousarray(shown, np.float32),
+        )
+        return (*parts_of(blocks), calibrated, ensemble)
+
+    def after(
+        self,
+        servers: Sequence[str],
+        actuals_ST: FloatArray,
+        origins: Mapping[int, Sequence[ForecastBlock]],
+    ) -> Derived:
+        """What is known once the actuals [S, T] of a slot came; `origins` maps steps to blocks."""
+        found = {step: blocks for step, blocks in sorted(origins.items()) if _complete(blocks)}
+        if not found:
+            return self
+        newest = found[min(found)][0]
+        rows = newest.servers
+        actuals = _aligned(servers, np.asarray(actuals_ST, np.float32), rows)
+        names = tuple(block.member for block in parts_of(found[min(found)]))
+        issued = {step: _step(blocks, ENSEMBLE, step, rows) for step, blocks in found.items()}
+        own = {step: _step(blocks, CALIBRATED, step, rows) for step, blocks in found.items()}
+        matured = {
+            step: (np.stack([_step(blocks, name, step, rows) for name in names]), issued[step])
+            for step, blocks in found.items()
+        }
+        return replace(
+            self,
+            weights=self.weights.learned(names, rows, matured, actuals, newest.levels),
+            champion=self.champion.learned(rows, own, actuals),
+            ensemble=self.ensemble.learned(rows, issued, actuals),
+        )
+
+    def pack(self) -> bytes:
+        """What is known as bytes, for storage."""
+        parts = {name: getattr(self, name).pack() for name in ("weights", "champion", "ensemble")}
+        arrays = {name: np.frombuffer(data, np.uint8) for name, data in parts.items()}
+        return pack("derived", {}, arrays)
+
+    def restored(self, data: bytes | memoryview) -> Derived:
+        """What `pack` wrote under today's rule and limits; raises StateError when it is damaged."""
+        _, parts = unpack("derived", data)
+        return replace(
+            self,
+            weights=Weights.unpack(parts["weights"].data),
+            champion=Calibration.unpack(parts["champion"].data),
+            ensemble=Calibration.unpack(parts["ensemble"].data),
+        )
+
+    def _moved(self, offsets: Calibration, block: ForecastBlock) -> Float32Array:
+        limits = self.limits
+        return offsets.applied(
+            block.servers,
+            block.values,
+            resolution=np.array(limits.resolution, np.float32),
+            lower=np.array(limits.lower, np.float32),
+            upper=np.array(limits.upper, np.float32),
+        )
+
+
+def parts_of(blocks: Sequence[ForecastBlock]) -> list[ForecastBlock]:
+    """The blocks that no other was made into."""
+    return [block for block in blocks if block.member not in DERIVED]
+
+
+def _complete(blocks: Sequence[ForecastBlock]) -> bool:
+    return set(DERIVED) <= {block.member for block in blocks}
+
+
+def _age(block: ForecastBlock) -> int:
+    assert block.version is not None
+    return block.version
+
+
+def _step(
+    blocks: Sequence[ForecastBlock], member: str, step: int, servers: Sequence[str]
+) -> Float32Array:
+    """One step of a member's block [S, T, Q]; NaN where it has none."""
+    block = next((one for one in blocks if one.member == member), None)
+    if block is None:
+        shape = (len(servers), len(blocks[0].targets), len(blocks[0].levels))
+        return np.full(shape, np.nan, np.float32)
+    return _aligned(block.servers, block.values[:, step - 1], servers)
+
+
+def _aligned(
+    names: Sequence[str], values: NDArray[Any], servers: Sequence[str]
+) -> NDArray[np.float32]:
+    """Rows of `values` in the order of `servers`, NaN for those it does not have."""
+    if tuple(names) == tuple(servers):
+        return values
+    place = {name: row for row, name in enumerate(names)}
+    rows = np.array([place.get(name, -1) for name in servers], np.int64)
+    found = np.full((len(rows), *values.shape[1:]), np.nan, np.float32)
+    found[rows >= 0] = values[rows[rows >= 0]]
+    return found

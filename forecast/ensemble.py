@@ -1,0 +1,242 @@
+"""Weights of the ensemble's members, learned from matured forecasts: online aggregation.
+
+Bernstein online aggregation (Wintenberger, Optimal learning with Bernstein online aggregation,
+Machine Learning 106, 2017), discounted, on the linearised pinball loss. For member k, in a cell of
+the weights, once forecasts have matured:
+
+    r_k  =  sum of dl(y, q)/dq * (q - q_k)       q as issued: how much better k would have been
+    V_k <-  g V_k + 2.2 r_k^2                    eta_k = V_k^-1/2
+    R_k <-  g R_k + r_k - eta_k r_k^2
+    w_k  ~  eta_k exp(eta_k R_k)                 then w <- (1 - a) w + a / K
+
+Each server learns its own weights. Beside them the fleet's are learned, from every server's regret
+in units of its own; a server has them as long as nothing of its own has matured.
+
+Legend: K members, S servers, T targets, H horizon, Q levels, G groups of steps, P parts of the
+distribution (lower, middle, upper).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forecast.packing import pack, unpack
+
+Float32Array = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+Rule = Literal["learned", "uniform", "recency"]
+"""How members are weighed: by what they were worth, all alike, or the newest the most."""
+
+RECENCY = (0.5, 0.3, 0.2)
+"""Of the newest member, the one before it, and the one before that; older ones have none."""
+
+DISCOUNT = 0.999
+"""What a slot's evidence keeps of its weight a slot later: a half-life of 2.4 days at 5 minutes."""
+
+SHARE = 0.01
+"""What all members have in common, so that none is ever lost for good."""
+
+
+def step_groups(horizon: int) -> IntArray:
+    """Group of each step [H]: the first, up to a third of the horizon, the rest.
+
+    >>> step_groups(12).tolist()
+    [0, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2]
+    """
+    steps = np.arange(1, horizon + 1)
+    return np.where(steps == 1, 0, np.where(steps <= max(2, horizon // 3), 1, 2))
+
+
+def parts_of(levels: Sequence[float]) -> IntArray:
+    """Part of the distribution that each level [Q] lies in.
+
+    >>> parts_of((0.1, 0.5, 0.9)).tolist()
+    [0, 1, 2]
+    """
+    return np.digitize(levels, (1 / 3, 2 / 3))
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What is known of the members; `learned` makes new ones, these stay as they are.
+
+    `regret` and `variance` float32 [1 + S, K, G, T, P] are R and V; row 0 is the fleet's.
+    """
+
+    members: tuple[str, ...]
+    servers: tuple[str, ...]
+    groups: IntArray = field(repr=False)
+    parts: IntArray = field(repr=False)
+    regret: Float32Array = field(repr=False)
+    variance: Float32Array = field(repr=False)
+
+    @classmethod
+    def fresh(cls, horizon: int, targets: int, levels: Sequence[float]) -> Self:
+        """Nothing is known of anybody yet."""
+        groups, parts = step_groups(horizon), parts_of(levels)
+        none = np.zeros((1, 0, 3, targets, 3), np.float32)
+        return cls((), (), groups, parts, none, none)
+
+    def of(self, members: Sequence[str], servers: Sequence[str]) -> Float32Array:
+        """Weights [S, K, G, T, P] of these members, each K summing to 1; unknown ones are alike.
+
+        >>> Weights.fresh(12, 1, (0.1, 0.5, 0.9)).of(("a", "b"), ("web-1",))[0, :, 0, 0, 0].tolist()
+        [0.5, 0.5]
+        """
+        known = self.among(members, servers)
+        weights = _aggregate(known.regret, known.variance)
+        new = np.all(known.variance[1:] <= 0, axis=1, keepdims=True)
+        return np.where(new, weights[:1], weights[1:])
+
+    def among(self, members: Sequence[str], servers: Sequence[str]) -> Weights:
+        """The same knowledge laid out for these members and servers; nothing of new ones."""
+        if tuple(members) == self.members and tuple(servers) == self.servers:
+            return self
+        member = _places(members, self.members)
+        server = np.concatenate([[0], 1 + _places(servers, self.servers)])
+        laid = []
+        for old in (self.regret, self.variance):
+            new = np.zeros((len(server), len(member), *old.shape[2:]), np.float32)
+            rows, columns = (
+                np.flatnonzero((server > 0) | (np.arange(len(server)) == 0)),
+                member >= 0,
+            )
+            new[np.ix_(rows, columns)] = old[np.ix_(server[rows], member[columns])]
+            laid.append(new)
+        return replace(
+            self,
+            members=tuple(members),
+            servers=tuple(servers),
+            regret=laid[0],
+            variance=laid[1],
+        )
+
+    def learned(
+        self,
+        members: Sequence[str],
+        servers: Sequence[str],
+        matured: Mapping[int, tuple[Float32Array, Float32Array]],
+        actuals_ST: NDArray[Any],
+        levels: Sequence[float],
+    ) -> Weights:
+        """The weights after one more slot.
+
+        `matured` has by steps ahead what each member forecast of this slot [K, S, T, Q] and what
+        was issued [S, T, Q]; `actuals_ST` is what came. A cell where any of them is NaN teaches
+        nothing of that member.
+        """
+        known = self.among(members, servers)
+        shape = known.regret[1:].shape
+        total, count = np.zeros(shape, np.float32), np.zeros(shape[2:3], np.int64)
+        tau = np.asarray(levels, np.float32)
+        actual = np.asarray(actuals_ST, np.float32)[..., None]
+        gather = np.eye(3, dtype=np.float32)[self.parts] / len(levels)
+        for step, (forecast_KSTQ, issued_STQ) in matured.items():
+            group = self.groups[step - 1]
+            slope = np.where(actual < issued_STQ, 1 - tau, -tau)
+            better = slope * (issued_STQ - forecast_KSTQ)
+            found = np.where(np.isfinite(better) & np.isfinite(actual), better, 0) @ gather
+            total[:, :, group] += np.moveaxis(found, 0, 1)
+            count[group] += 1
+        seen = count > 0
+        found = total[:, :, seen] / count[seen][:, None, None]
+        discount = np.float32(DISCOUNT)
+        own = discount * known.variance[1:, :, seen] + np.float32(2.2) * found * found
+        # The fleet's row counts servers alike: each one's regret in units of what its regrets are.
+        unit = np.sqrt(own.mean(axis=(1, 4), keepdims=True))
+        rows = np.concatenate([_mean(found * _inverse(unit)), found])
+        fleet = discount * known.variance[:1, :, seen] + np.float32(2.2) * rows[:1] ** 2
+        v = np.concatenate([fleet, own])
+        regret, variance = known.regret.copy(), known.variance.copy()
+        eta = _eta(v)
+        variance[:, :, seen] = v
+        regret[:, :, seen] = discount * regret[:, :, seen] + rows - eta * rows * rows
+        return replace(known, regret=regret, variance=variance)
+
+    def pack(self) -> bytes:
+        """The knowledge as bytes, for storage."""
+        header = {"members": self.members, "servers": self.servers}
+        arrays = {name: getattr(self, name) for name in ("groups", "parts", "regret", "variance")}
+        return pack("weights", header, arrays)
+
+    @classmethod
+    def unpack(cls, data: bytes | memoryview) -> Self:
+        """What `pack` wrote; raises StateError when it is damaged."""
+        header, arrays = unpack("weights", data)
+        return cls(tuple(header["members"]), tuple(header["servers"]), **arrays)
+
+
+def by_rule(
+    rule: Rule, weights: Weights, members: Sequence[str], servers: Sequence[str]
+) -> Float32Array:
+    """Weights [S, K, G, T, P] of members given oldest first, by a rule."""
+    if rule == "learned":
+        return weights.of(members, servers)
+    shape = (len(servers), len(members), *weights.regret.shape[2:])
+    if rule == "uniform":
+        return np.full(shape, 1 / len(members), np.float32)
+    newest = np.zeros(len(members), np.float32)
+    newest[::-1][: len(RECENCY)] = RECENCY[: len(members)]
+    return np.broadcast_to((newest / newest.sum())[:, None, None, None], shape)
+
+
+def combine(
+    weights_SKGTP: Float32Array,
+    forecasts_KSHTQ: Float32Array,
+    groups: IntArray,
+    parts: IntArray,
+) -> Float32Array:
+    """The members' quantiles [S, H, T, Q] averaged level by level, then sorted.
+
+    Averaging levels is Vincentisation (Ratcliff, Psychological Bulletin 86, 1979). A member that
+    issued nothing for a series has no say in it; NaN where none did.
+    """
+    issued_KST = np.all(np.isfinite(forecasts_KSHTQ), axis=(2, 4))
+    held = np.moveaxis(weights_SKGTP, 1, 0) * issued_KST[:, :, None, :, None]
+    whole = held.sum(0)
+    held = np.divide(held, whole, out=np.zeros_like(held), where=whole > 0)
+    mixed = np.zeros(forecasts_KSHTQ.shape[1:], np.float32)
+    for share, forecast in zip(held, forecasts_KSHTQ, strict=True):
+        mixed += share[:, groups][..., parts] * np.where(np.isfinite(forecast), forecast, 0)
+    mixed[~np.broadcast_to(issued_KST.any(0)[:, None], mixed.shape[:3])] = np.nan
+    return np.sort(mixed, axis=-1)
+
+
+def _aggregate(regret: Float32Array, variance: Float32Array) -> Float32Array:
+    """w ~ eta * exp(eta * R), mixed with an equal share, over axis 1 (K).
+
+    A member of whom nothing is known is as sure of itself as the others are, and no better.
+    """
+    unknown = variance <= 0
+    known = np.where(unknown, 0, variance).sum(1, keepdims=True)
+    typical = known / np.maximum(1, (~unknown).sum(1, keepdims=True))
+    eta = _eta(np.where(unknown, typical, variance))
+    exponent = eta * regret
+    factor = np.where(eta > 0, eta, 1) * np.exp(exponent - exponent.max(1, keepdims=True))
+    share = factor / factor.sum(1, keepdims=True)
+    mixed: Float32Array = (1 - np.float32(SHARE)) * share + np.float32(SHARE / regret.shape[1])
+    return mixed
+
+
+def _eta(variance: Float32Array) -> Float32Array:
+    return _inverse(np.sqrt(variance))
+
+
+def _inverse(size: Float32Array) -> Float32Array:
+    """1 / size, and 0 where there is none."""
+    return np.divide(1, size, out=np.zeros_like(size), where=size > 1e-15)
+
+
+def _mean(rows: Float32Array) -> Float32Array:
+    return rows.mean(0, keepdims=True) if len(rows) else np.zeros((1, *rows.shape[1:]), np.float32)
+
+
+def _places(names: Sequence[str], among: Sequence[str]) -> IntArray:
+    place = {name: row for row, name in enumerate(among)}
+    return np.array([place.get(name, -1) for name in names], np.int64)

@@ -1,0 +1,130 @@
+"""Learned weights: they follow who was right, per server, and do so after any delay."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forecast.ensemble import Weights, by_rule, combine, parts_of, step_groups
+
+LEVELS = (0.1, 0.5, 0.9)
+SERVERS = ("web-1", "web-2")
+MEMBERS = ("good", "bad")
+HORIZON = 4
+
+
+def played(slots, centre_KS, *, seed=0, members=MEMBERS, servers=SERVERS, unit=1.0, delay=0):
+    """Weights after some slots in which each member forecast around its own centre; y is near 0."""
+    draw = np.random.default_rng(seed)
+    spread = np.array([-0.5, 0.0, 0.5], np.float32)
+    forecast = unit * (np.asarray(centre_KS)[:, :, None, None] + spread).astype(np.float32)
+    weights = Weights.fresh(HORIZON, 1, LEVELS)
+    shape = (len(members), len(servers), HORIZON, 1, 3)
+    every = np.broadcast_to(forecast[:, :, None], shape)
+    issued = []
+    for slot in range(slots):
+        made = weights.of(members, servers)
+        issued.append(combine(made, every, weights.groups, weights.parts))
+        actual = (unit * draw.normal(0, 0.3, (len(servers), 1))).astype(np.float32)
+        matured = {
+            step: (forecast, issued[slot - delay - step][:, step - 1])
+            for step in range(1, HORIZON + 1)
+            if slot - delay >= step
+        }
+        if matured:
+            weights = weights.learned(members, servers, matured, actual, LEVELS)
+    return weights
+
+
+@pytest.mark.parametrize("delay", [0, 12])
+def test_the_better_member_of_each_server_gets_the_weight(delay):
+    weights = played(200, [[0.0, 3.0], [3.0, 0.0]], delay=delay)
+    found = weights.of(MEMBERS, SERVERS)
+    assert (found[0, 0] > 0.9).all()
+    assert (found[1, 1] > 0.9).all()
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 60), st.integers(0, 1000))
+def test_weights_are_shares_that_sum_to_one(slots, seed):
+    found = played(slots, [[0.0, 1.0], [1.0, 0.5]], seed=seed).of((*MEMBERS, "new"), SERVERS)
+    assert (found > 0).all()
+    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
+
+
+def test_the_unit_of_a_target_changes_nothing():
+    bits, kilobits = (played(80, [[0.0, 1.0], [1.0, 0.5]], unit=unit) for unit in (1.0, 1024.0))
+    same = bits.of(MEMBERS, SERVERS), kilobits.of(MEMBERS, SERVERS)
+    np.testing.assert_allclose(*same, rtol=1e-4)
+
+
+def test_a_new_server_starts_with_what_the_fleet_has_learned():
+    weights = played(200, [[0.0, 0.0], [3.0, 3.0]])
+    assert (weights.of(MEMBERS, ("new",))[0, 0] > 0.9).all()
+
+
+def test_a_new_member_starts_as_one_of_many_and_the_others_keep_their_order():
+    found = played(200, [[0.0, 0.0], [3.0, 3.0]]).of((*MEMBERS, "new"), SERVERS)
+    assert (found[:, 0] > found[:, 1]).all()
+    assert (found[:, 2] > 0.01).all()
+
+
+def test_a_cell_without_an_outcome_teaches_nothing():
+    weights = played(20, [[0.0, 0.0], [3.0, 3.0]])
+    forecast = np.zeros((2, 2, 1, 3), np.float32)
+    gap = np.full((2, 1), np.nan, np.float32)
+    after = weights.learned(MEMBERS, SERVERS, {1: (forecast, forecast[0])}, gap, LEVELS)
+    before = weights.of(MEMBERS, SERVERS)
+    np.testing.assert_allclose(after.of(MEMBERS, SERVERS), before, atol=0.02)
+    assert (after.variance <= weights.variance).all()
+
+
+def test_what_was_known_is_bitwise_the_same_from_storage_and_in_another_order():
+    weights = played(50, [[0.0, 3.0], [3.0, 0.0]])
+    again = Weights.unpack(weights.pack())
+    np.testing.assert_array_equal(again.of(MEMBERS, SERVERS), weights.of(MEMBERS, SERVERS))
+    turned = again.of(MEMBERS[::-1], SERVERS[::-1])
+    np.testing.assert_allclose(turned[::-1, ::-1], weights.of(MEMBERS, SERVERS), rtol=1e-5)
+
+
+def test_a_member_that_issued_nothing_has_no_say():
+    weights = Weights.fresh(HORIZON, 1, LEVELS)
+    values = np.ones((2, 2, HORIZON, 1, 3), np.float32)
+    values[1, 0] = np.nan
+    values[:, 1] = np.nan
+    mixed = combine(weights.of(MEMBERS, SERVERS), values, weights.groups, weights.parts)
+    assert (mixed[0] == 1).all()
+    assert np.isnan(mixed[1]).all()
+
+
+def test_quantiles_of_an_ensemble_do_not_cross():
+    draw = np.random.default_rng(1)
+    values = draw.normal(size=(2, 2, HORIZON, 1, 3)).astype(np.float32)
+    weights = Weights.fresh(HORIZON, 1, LEVELS)
+    mixed = combine(weights.of(MEMBERS, SERVERS), values, weights.groups, weights.parts)
+    assert (np.diff(mixed, axis=-1) >= 0).all()
+
+
+def test_fixed_rules():
+    fresh = Weights.fresh(HORIZON, 1, LEVELS)
+    assert (
+        by_rule("uniform", fresh, ("a", "b", "c", "d"), SERVERS)[0, :, 0, 0, 0].tolist()
+        == [0.25] * 4
+    )
+    newest = by_rule("recency", fresh, ("v1", "v2", "v3", "v4"), SERVERS)[0, :, 0, 0, 0]
+    np.testing.assert_allclose(newest, [0, 0.2, 0.3, 0.5])
+    np.testing.assert_allclose(
+        by_rule("recency", fresh, ("v1", "v2"), SERVERS)[0, :, 0, 0, 0], [0.375, 0.625]
+    )
+
+
+@given(st.integers(1, 200))
+def test_step_groups_rise_from_the_first_step(horizon):
+    groups = step_groups(horizon)
+    assert groups[0] == 0
+    assert (np.diff(groups) >= 0).all()
+    assert groups.max() <= 2
+
+
+def test_levels_fall_into_three_parts():
+    assert parts_of((0.02, 0.1, 0.5, 0.9, 0.98)).tolist() == [0, 0, 1, 2, 2]

@@ -200,7 +200,7 @@ def pack_windows(raw: RawWindows) -> bytes:
     every = {field.name: getattr(raw, field.name) for field in fields(raw)}
     arrays = {name: value for name, value in every.items() if isinstance(value, np.ndarray)}
     header = {name: value for name, value in every.items() if name not in arrays}
-    return pack("windows", header, arrays)
+    return pack("windows", header, arrays, deflate=True)
 
 
 def unpack_windows(data: bytes | memoryview) -> RawWindows:

@@ -94,8 +94,12 @@ class Ledger:
         self._open = OpenBlocks(self._file, self._layout, horizon)
         self._scored_through = self._file.counter("scored_through")
         self._unsaved: int | None = None
-        self._day = self._restored_day()
-        self._latest = self._restored()
+        try:
+            self._day = self._restored_day()
+            self._latest = self._restored()
+        except BaseException:
+            self._file.close()
+            raise
 
     @property
     def scored_through(self) -> int | None:
@@ -105,7 +109,7 @@ class Ledger:
     def issue(self, blocks: Sequence[ForecastBlock]) -> int:
         """Keep forecasts of record; returns how many are new: the first of a slot and member stays.
 
-        Values that are `rounding.as_recorded` take a third of the bytes; any are kept exactly.
+        Values that are `rounding.as_recorded` take a quarter of the bytes; any are kept exactly.
         Raises ValueError for other targets, levels or another horizon than the ledger's.
         """
         for block in blocks:

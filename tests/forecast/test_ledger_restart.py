@@ -150,6 +150,18 @@ def test_a_block_issued_after_its_slots_were_scored_counts_in_none_of_them(tmp_p
         assert now.accuracy(server="s0").member("champion").pooled.n == 4
 
 
+def test_a_damaged_block_that_must_be_read_again_is_named_and_the_file_let_go(tmp_path):
+    book = ledger(tmp_path)
+    drive(book, range(4))
+    book.close()
+    for _ in range(2):
+        with sqlite3.connect(tmp_path / "ledger.sqlite") as db:
+            db.execute("UPDATE blocks SET data = x'00112233' WHERE slot = 2")
+        db.close()
+        with pytest.raises(StateError, match="stored block"):
+            ledger(tmp_path)
+
+
 def test_slots_that_are_skipped_drop_nothing_that_is_not_saved(tmp_path):
     book = ledger(tmp_path / "first", retain_slots=HORIZON)
     drive(book, range(6))

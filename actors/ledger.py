@@ -35,12 +35,10 @@ class LedgerActor:
         self._wql: tuple[int | None, dict[str, float]] = (None, {})
         self._published = asyncio.Condition()
 
-    async def issue(self, blocks: Sequence[ForecastBlock]) -> tuple[ForecastBlock, ...] | None:
-        """Keep forecasts of record; when the slot has some already, those, which stay."""
+    async def issue(self, blocks: Sequence[ForecastBlock]) -> tuple[ForecastBlock, ...]:
+        """Keep what the members forecast; the blocks of record, with the derived ones."""
         self._lock.check()
-        if self._ledger.issue(blocks) == len(blocks):
-            return None
-        return self._ledger.blocks(blocks[0].slot)
+        return self._ledger.record(blocks)
 
     async def score(self, slot: int, actuals: tuple[tuple[str, ...], np.ndarray]) -> StepReport:
         """Join a slot's actuals with the forecasts made for it."""

@@ -166,7 +166,7 @@ def _scores(
     horizon: int | None, sums_TF: Float64Array, targets: Sequence[str], levels: Sequence[float]
 ) -> HorizonScores:
     names = [f"{nominal:g}" for nominal, _, _ in central_intervals(levels)]
-    score, pooled = Score(sums_TF), Score(sums_TF.sum(0))
+    score, pooled = Score(sums_TF, levels), Score(sums_TF.sum(0), levels)
     return HorizonScores(
         horizon=horizon,
         n=int(pooled.n),

@@ -23,6 +23,7 @@ from forecast.ensemble import Rule, Weights, by_rule, combine
 from forecast.metrics import FloatArray
 from forecast.packing import pack, unpack
 from forecast.record import CHAMPION, ENSEMBLE, Float32Array, ForecastBlock
+from forecast.rounding import as_recorded
 from forecast.schema import Schema
 
 CALIBRATED = "champion_calibrated"
@@ -37,6 +38,15 @@ class Limits:
     lower: tuple[float, ...]
     upper: tuple[float, ...]
     resolution: tuple[float, ...]
+
+    @classmethod
+    def none(cls, targets: int) -> Self:
+        """No bounds."""
+        return cls((-math.inf,) * targets, (math.inf,) * targets, (0.0,) * targets)
+
+    def bounds(self) -> tuple[Float32Array, Float32Array]:
+        """Lower and upper bound [T]."""
+        return np.array(self.lower, np.float32), np.array(self.upper, np.float32)
 
     @classmethod
     def of(cls, schema: Schema) -> Self:
@@ -96,6 +106,15 @@ class Derived:
         )
         return (*parts_of(blocks), calibrated, ensemble)
 
+    def recorded(self, blocks: Sequence[ForecastBlock]) -> tuple[ForecastBlock, ...]:
+        """What is of record: the members' blocks and what is derived of them, all of them rounded.
+
+        Rounded to the form in which blocks are stored (`rounding.as_recorded`): what is served and
+        scored is what is kept.
+        """
+        every = self.derive([self._rounded(block) for block in blocks])
+        return tuple(self._rounded(one) if one.member in DERIVED else one for one in every)
+
     def after(
         self,
         servers: Sequence[str],
@@ -139,14 +158,18 @@ class Derived:
             ensemble=Calibration.unpack(parts["ensemble"].data),
         )
 
+    def _rounded(self, block: ForecastBlock) -> ForecastBlock:
+        lower, upper = self.limits.bounds()
+        return replace(block, values=as_recorded(block.values, lower=lower, upper=upper))
+
     def _moved(self, offsets: Calibration, block: ForecastBlock) -> Float32Array:
-        limits = self.limits
+        lower, upper = self.limits.bounds()
         return offsets.applied(
             block.servers,
             block.values,
-            resolution=np.array(limits.resolution, np.float32),
-            lower=np.array(limits.lower, np.float32),
-            upper=np.array(limits.upper, np.float32),
+            resolution=np.array(self.limits.resolution, np.float32),
+            lower=lower,
+            upper=upper,
         )
 
 

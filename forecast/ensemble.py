@@ -133,7 +133,7 @@ class Weights:
         """
         known = self.among(members, servers)
         shape = known.regret[1:].shape
-        total, count = np.zeros(shape, np.float32), np.zeros(shape[2:3], np.int64)
+        total, count = np.zeros(shape, np.float32), np.zeros(shape[2:3], np.float32)
         tau = np.asarray(levels, np.float32)
         actual = np.asarray(actuals_ST, np.float32)[..., None]
         gather = np.eye(3, dtype=np.float32)[self.parts] / len(levels)

@@ -1,13 +1,23 @@
 """The ledger: what was forecast, by whom, and what then happened.
 
+    record    the members' blocks of a slot, as they are recorded, with the derived ones   kept
     issue     a block per (slot, member)                     kept as issued, never replaced
-    score     actuals of a slot x blocks of the H before it  folded into the sums of its day
+    score     actuals of a slot x blocks of the H before it  folded into the sums of its day, and
+              into what the derived members know (`derived`)
     accuracy  sums of some days -> errors per member and steps ahead
+    daily     a member's sums and the champion's on the same cells, day by day
     publish   the newest snapshot, which replicas read
+
+Every member that issues is scored, whatever it is called. Two kinds of sums say how members compare
+(`scoring`): those of the common cells, on which all whole members stand side by side, and a pair
+for each member, its own sums and the champion's on the cells that both issued. A member that covers
+less than the others is in its pair alone and takes no cell from anybody.
 
 One SQLite file with one writer (write-ahead log; a commit is acknowledged before a call returns).
 Each call is one transaction and may be repeated: a block issued again, a slot scored again and a
-snapshot published again change nothing.
+snapshot published again change nothing. The fleet's sums are on disk with each slot; the servers'
+are saved every `save_every` slots and at the end of a day, and computed again at a start from the
+blocks and reports of the slots since, to the same bits.
 
 S servers, T targets, H horizon, F sums per cell (`metrics`).
 """
@@ -18,32 +28,29 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
-from forecast.accuracy import AccuracyReport, Totals, report_accuracy
-from forecast.clock import slots_per_day
-from forecast.errors import RequestError, StateError
-from forecast.ledger_file import FleetKey, LedgerFile, ServerKey
-from forecast.metrics import Float64Array, FloatArray
-from forecast.packing import pack, unpack
-from forecast.record import ForecastBlock, Snapshot
-from forecast.scoring import Scored, ServerSums, StepReport, by_step, join, report_of
+import numpy as np
 
-__all__ = ["AccuracyReport", "Ledger", "StepReport"]
+from forecast import ledger_reads
+from forecast.accuracy import AccuracyReport
+from forecast.clock import slots_per_day
+from forecast.day_sums import DaySums, pack_fleet
+from forecast.derived import Derived, Limits
+from forecast.ensemble import Rule
+from forecast.errors import StateError
+from forecast.ledger_file import LedgerFile
+from forecast.ledger_reads import DailySums
+from forecast.metrics import FloatArray, sums_width
+from forecast.open_blocks import OpenBlocks
+from forecast.record import ForecastBlock, Snapshot
+from forecast.scoring import Scored, StepReport, join, report_of
+
+__all__ = ["AccuracyReport", "DailySums", "Ledger", "StepReport"]
 
 log = logging.getLogger("fleetcast.ledger")
-
-
-@dataclass(slots=True)
-class _Day:
-    """The sums of the day that is being scored, as they are on disk."""
-
-    day: int
-    fleet: dict[FleetKey, Float64Array] = field(default_factory=dict)
-    servers: dict[ServerKey, ServerSums] = field(default_factory=dict)
 
 
 class Ledger:
@@ -51,9 +58,11 @@ class Ledger:
 
     Blocks and reports are kept for `retain_slots`, sums for `retain_days`. Sums made for other
     targets, levels or another horizon stay on disk and are left out. Slots are scored in rising
-    order. `acknowledge` says what survives: with `write` a kill of the process, with `fsync` a
-    power cut. Raises StateError when the file is in use, damaged, of an unknown format or of
-    another step, and when it cannot be written; then nothing changed.
+    order. `save_every` is the most slots that a start computes again. `acknowledge` says what
+    survives: with `write` a kill of the process, with `fsync` a power cut. Raises StateError when
+    the file is in use, damaged, of an unknown format or of another step, and when it cannot be
+    written; then nothing changed. `limits` are what quantiles keep to, `weights` is the rule by
+    which the ensemble weighs its members.
     """
 
     def __init__(
@@ -68,13 +77,19 @@ class Ledger:
         retain_days: int = 35,
         lock_timeout_s: float = 10.0,
         acknowledge: Literal["write", "fsync"] = "fsync",
+        save_every: int = 12,
+        limits: Limits | None = None,
+        weights: Rule = "learned",
     ) -> None:
         if retain_slots < horizon:
             raise ValueError(f"retain_slots {retain_slots} is below the horizon {horizon}")
         self._targets, self._levels, self._horizon = tuple(targets), tuple(levels), horizon
         self._retain_slots, self._retain_days = retain_slots, retain_days
+        # What is not saved must not be dropped.
+        self._save_every = max(1, min(save_every, retain_slots - horizon + 1))
         self._day_slots = slots_per_day(step_seconds)
-        layout = json.dumps([self._targets, self._levels, horizon]).encode()
+        # The number goes up when the sums of a cell change.
+        layout = json.dumps([2, self._targets, self._levels, horizon]).encode()
         self._layout = hashlib.sha256(layout).hexdigest()[:16]
         self._lock = threading.Lock()
         self._file = LedgerFile(
@@ -83,37 +98,62 @@ class Ledger:
             lock_timeout_s=lock_timeout_s,
             acknowledge=acknowledge,
         )
-        self._recent: dict[int, tuple[ForecastBlock, ...]] = {}
-        self._day: _Day | None = None
+        self._derived = Derived.fresh(
+            targets=len(self._targets),
+            horizon=horizon,
+            levels=self._levels,
+            limits=limits or Limits.none(len(self._targets)),
+            rule=weights,
+        )
+        self._open = OpenBlocks(self._file, self._layout, horizon)
         self._scored_through = self._file.counter("scored_through")
-        self._latest = self._restored()
+        self._unsaved: int | None = None
+        try:
+            self._day = self._restored_day()
+            self._latest = self._restored()
+        except BaseException:
+            self._file.close()
+            raise
 
     @property
     def scored_through(self) -> int | None:
         """The last slot scored; None before the first."""
         return self._scored_through
 
+    def record(self, blocks: Sequence[ForecastBlock]) -> tuple[ForecastBlock, ...]:
+        """Keep what the members forecast of a slot, and what is derived of it; what is of record.
+
+        When the slot has blocks of record, those stay.
+        """
+        with self._lock:
+            every = self._derived.recorded(blocks)
+        return every if self.issue(every) == len(every) else self.blocks(blocks[0].slot)
+
     def issue(self, blocks: Sequence[ForecastBlock]) -> int:
         """Keep forecasts of record; returns how many are new: the first of a slot and member stays.
 
+        Values that are `rounding.as_recorded` take a quarter of the bytes; any are kept exactly.
         Raises ValueError for other targets, levels or another horizon than the ledger's.
         """
         for block in blocks:
             self._check(block)
-        with self._lock, self._file.transaction():
-            new = 0
-            for block in blocks:
-                row = (block.slot, block.member, self._layout, block.pack())
-                new += self._file.insert_block(*row)
-                self._recent.pop(block.slot, None)
-            self._file.raise_counter("issued_blocks", new)
-        return new
+        with self._lock:
+            return self._open.issue(blocks, self._scored_through)
 
-    def score(self, slot: int, servers: Sequence[str], actuals_ST: FloatArray) -> StepReport:
+    def score(
+        self,
+        slot: int,
+        servers: Sequence[str],
+        actuals_ST: FloatArray,
+        *,
+        masked: Collection[str] = (),
+    ) -> StepReport:
         """Join the actuals [S, T] of a slot (natural units, NaN = gap) with its forecasts.
 
-        A slot scored before returns its first report, whatever the actuals are now. Raises
-        StateError when that report is no longer kept.
+        `masked` names servers whose actuals say nothing of the forecasts (an incident,
+        maintenance): they count in no sum and no report, as if they had a gap. A slot scored before
+        returns its first report, whatever the actuals are now. Raises StateError when that report
+        is no longer kept.
         """
         names = tuple(servers)
         if actuals_ST.shape != (len(set(names)), len(self._targets)):
@@ -121,14 +161,18 @@ class Ledger:
                 f"slot {slot}: actuals are {actuals_ST.shape}, need one row for each of "
                 f"{len(set(names))} servers and {len(self._targets)} targets"
             )
+        counted = np.asarray(actuals_ST, np.float32)
+        if masked:
+            hidden = np.array([name in masked for name in names], bool)
+            counted = np.where(hidden[:, None], np.float32(np.nan), counted)
         with self._lock:
             if self._scored_through is not None and slot <= self._scored_through:
                 return self._scored_before(slot)
-            steps = range(1, self._horizon + 1)
-            origins = {step: self._blocks(slot - step) for step in steps}
-            scored = join(names, actuals_ST, origins, self._levels)
-            report = report_of(slot, names, len(self._targets), scored)
-            self._commit(report, self._folded(slot // self._day_slots, names, scored))
+            scored = self._joined(slot, names, counted)
+            report = report_of(slot, names, counted, scored, self._levels)
+            derived = self._learned(slot, names, counted)
+            self._commit(report, scored)
+            self._derived = derived
         return report
 
     def accuracy(
@@ -144,37 +188,48 @@ class Ledger:
         `version` narrows to the origins at which that version was champion; it cannot be combined
         with `server`. Raises RequestError for that, and for an unknown target.
         """
-        if target is not None and target not in self._targets:
-            raise RequestError(f"no target {target!r}; there are {', '.join(self._targets)}")
-        if server is not None and version is not None:
-            raise RequestError("errors by version are kept for the fleet, not for each server")
         since_day = None if since_slot is None else since_slot // self._day_slots
-        totals = Totals()
         with self._lock:
-            through = self._scored_through
-            if server is None:
-                self._add_fleet(totals, since_day, version)
-            else:
-                self._add_server(totals, since_day, server)
-        first_day = since_day if since_day is not None else totals.first_day
-        return report_accuracy(
-            totals,
-            since_slot=None if first_day is None else first_day * self._day_slots,
-            through_slot=through,
-            server=server,
-            target=target,
-            targets=self._targets,
-            levels=self._levels,
-            versions_by_horizon=version is not None,
-        )
+            return ledger_reads.accuracy(
+                self._file,
+                self._layout,
+                self._day,
+                since_day=since_day,
+                through_slot=self._scored_through,
+                server=server,
+                target=target,
+                version=version,
+                targets=self._targets,
+                levels=self._levels,
+                day_slots=self._day_slots,
+            )
+
+    def daily(
+        self, member: str, *, since_day: int | None = None, through_day: int | None = None
+    ) -> DailySums:
+        """A member's sums and the champion's on the cells that both issued, day by day.
+
+        Ends included, None: all that is kept. The champion's own are its common cells, twice.
+        """
+        with self._lock:
+            return ledger_reads.daily(
+                self._file,
+                self._layout,
+                member,
+                since_day=since_day,
+                through_day=through_day,
+                shape=(len(self._targets), self._horizon, sums_width(self._levels)),
+            )
 
     def publish(self, snapshot: Snapshot) -> None:
         """Keep a snapshot as the one that replicas read; an older revision changes nothing."""
         with self._lock:
             if self._latest is not None and snapshot.revision < self._latest.revision:
                 return
+            # Blocks of record are in the file already.
+            data = snapshot.pack(without=self._open.same(snapshot.blocks))
             with self._file.transaction():
-                self._file.put_snapshot(snapshot.revision, snapshot.pack())
+                self._file.put_snapshot(snapshot.revision, data)
             self._latest = snapshot
 
     def latest(self) -> Snapshot | None:
@@ -184,7 +239,7 @@ class Ledger:
     def blocks(self, slot: int) -> tuple[ForecastBlock, ...]:
         """The forecasts of record issued at a slot that are still kept."""
         with self._lock:
-            return tuple(ForecastBlock.unpack(data) for data in self._file.blocks(slot, None))
+            return tuple(ForecastBlock.unpack(data) for _, data in self._file.blocks(slot, None))
 
     def counts(self) -> dict[str, int]:
         """Blocks issued, slots and cells scored since the beginning; what is kept; bytes on disk.
@@ -195,20 +250,22 @@ class Ledger:
             return self._file.counts()
 
     def close(self) -> None:
-        """Let go of the file; everything is on disk already."""
+        """Let go of the file; all that a start needs is on disk already."""
         with self._lock:
             self._file.close()
 
     def _restored(self) -> Snapshot | None:
         data = self._file.snapshot()
         try:
-            return None if data is None else Snapshot.unpack(data)
+            return None if data is None else Snapshot.unpack(data, self.blocks)
         except StateError as error:
             # The next step publishes another: better none until then than no ledger.
             log.warning("the published snapshot is lost: %s", error)
             return None
 
     def _check(self, block: ForecastBlock) -> None:
+        if not block.member:
+            raise ValueError(f"the block at {block.slot} names no member")
         have = (block.targets, block.levels, block.horizon)
         need = (self._targets, self._levels, self._horizon)
         if have != need:
@@ -223,78 +280,65 @@ class Ledger:
             )
         return StepReport.unpack(data)
 
-    def _blocks(self, slot: int) -> tuple[ForecastBlock, ...]:
-        """Blocks of an origin, from memory while they mature."""
-        if slot not in self._recent:
-            found = self._file.blocks(slot, self._layout)
-            self._recent[slot] = tuple(ForecastBlock.unpack(data) for data in found)
-        return self._recent[slot]
+    def _joined(
+        self, slot: int, servers: tuple[str, ...], actuals_ST: FloatArray
+    ) -> tuple[Scored, ...]:
+        """What a slot says of every member that had forecast it before it was scored."""
+        return join(servers, actuals_ST, self._open.origins(slot), self._levels)
 
-    def _folded(self, day: int, servers: tuple[str, ...], scored: Sequence[Scored]) -> _Day:
-        """The sums that change with this slot, with it added; what is in memory stays as it is."""
-        open_day, changed = self._open_day(day), _Day(day)
-        groups: dict[FleetKey, list[Scored]] = {}
-        for one in scored:
-            groups.setdefault((one.beside, one.member, one.version), []).append(one)
-        for key, group in groups.items():
-            sums = by_step(group, self._horizon)
-            if not sums[..., 0].any():
-                continue
-            total = sums.sum(0)
-            changed.fleet[key] = open_day.fleet[key] + total if key in open_day.fleet else total
-            paired = (key[0] is not None, key[1])
-            known = changed.servers.get(paired) or open_day.servers.get(paired)
-            more = ServerSums(servers, sums)
-            changed.servers[paired] = more if known is None else known.plus(servers, sums)
-        return changed
+    def _learned(self, slot: int, servers: tuple[str, ...], actuals_ST: FloatArray) -> Derived:
+        """What the derived members know once a slot has been scored."""
+        origins = dict(enumerate(self._open.origins(slot), 1))
+        return self._derived.after(servers, actuals_ST, origins)
 
-    def _open_day(self, day: int) -> _Day:
-        if self._day is None or self._day.day != day:
-            opened = _Day(day)
-            for found, fleet_key, data in self._file.fleet_sums(day, self._layout):
-                if found == day:
-                    opened.fleet[fleet_key] = _unpack_fleet(data)
-            for found, server_key, data in self._file.server_sums(day, self._layout):
-                if found == day:
-                    opened.servers[server_key] = ServerSums.unpack(data)
-            self._day = opened
-        return self._day
-
-    def _commit(self, report: StepReport, changed: _Day) -> None:
+    def _commit(self, report: StepReport, scored: Sequence[Scored]) -> None:
         """Sums, report and how far scoring came, at once; memory follows the disk."""
         slot, file = report.slot, self._file
+        today = slot // self._day_slots
+        day = self._day if self._day.day == today else DaySums(today)
+        changed = day.folded(scored)
+        save = self._unsaved is not None and (
+            day is not self._day or slot - self._unsaved >= self._save_every
+        )
         with file.transaction():
-            for fleet_key, sums in changed.fleet.items():
-                data = pack("fleet", {}, {"sums": sums})
-                file.put_fleet_sums(changed.day, self._layout, fleet_key, data)
-            for server_key, by_server in changed.servers.items():
-                file.put_server_sums(changed.day, self._layout, server_key, by_server.pack())
+            if save:
+                assert self._scored_through is not None
+                self._save(self._day, self._scored_through)
+            for key, sums in changed.items():
+                file.put_fleet_sums(today, self._layout, key, pack_fleet(sums))
             file.insert_report(slot, report.pack())
             file.set_counter("scored_through", slot)
             file.raise_counter("scored_slots", 1)
             file.raise_counter("scored_cells", report.cells)
-            file.prune(
-                before_slot=slot - self._retain_slots, before_day=changed.day - self._retain_days
-            )
-        opened = self._open_day(changed.day)
-        opened.fleet.update(changed.fleet)
-        opened.servers.update(changed.servers)
-        self._scored_through = slot
-        for old in [known for known in self._recent if known <= slot - self._horizon]:
-            del self._recent[old]
+            file.prune(before_slot=slot - self._retain_slots, before_day=today - self._retain_days)
+        day.add(changed, report.servers, scored)
+        self._day, self._scored_through = day, slot
+        if save or self._unsaved is None:
+            self._unsaved = slot
+        self._open.forget(slot)
 
-    def _add_fleet(self, totals: Totals, since_day: int | None, version: int | None) -> None:
-        for day, (beside, member, _), data in self._file.fleet_sums(since_day, self._layout):
-            if version is None or beside == version:
-                totals.add(day, member, beside is not None, _unpack_fleet(data), version=beside)
+    def _save(self, day: DaySums, through: int) -> None:
+        """The servers' sums of a day and what the derived members know, up to a slot."""
+        day.save(self._file, self._layout)
+        self._file.put_derived(self._layout, self._derived.pack())
+        self._file.set_counter(f"saved:{self._layout}", through)
 
-    def _add_server(self, totals: Totals, since_day: int | None, server: str) -> None:
-        for day, (paired, member), data in self._file.server_sums(since_day, self._layout):
-            sums = ServerSums.unpack(data).of(server)
-            if sums is not None:
-                totals.add(day, member, paired, sums)
+    def _restored_day(self) -> DaySums:
+        """The sums of the last day scored, with the slots whose servers' sums were not saved.
 
-
-def _unpack_fleet(data: bytes) -> Float64Array:
-    sums: Float64Array = unpack("fleet", data)[1]["sums"]
-    return sums
+        What the derived members know is brought up to the same slot.
+        """
+        file, day = self._file, DaySums(0)
+        if (data := file.derived(self._layout)) is not None:
+            self._derived = self._derived.restored(data)
+        for slot in file.reported(file.counter(f"saved:{self._layout}")):
+            if self._unsaved is None or slot // self._day_slots != day.day:
+                if self._unsaved is not None:
+                    with file.transaction():
+                        self._save(day, slot - 1)
+                day, self._unsaved = DaySums.load(file, self._layout, slot // self._day_slots), slot
+            report = self._scored_before(slot)
+            day.add({}, report.servers, self._joined(slot, report.servers, report.actuals))
+            self._derived = self._learned(slot, report.servers, report.actuals)
+            self._open.forget(slot)
+        return day

@@ -1,13 +1,16 @@
 """The ledger's SQLite file: tables, one writer, and statements; what they mean is in `ledger`.
 
-    counters        scored_through, step_seconds, issued_blocks, scored_slots, scored_cells
-    blocks          (slot, member) -> packed ForecastBlock
+    counters        scored_through, step_seconds, issued_blocks, scored_slots, scored_cells, and
+                    saved:LAYOUT, the slot up to which the sums by server are here
+    blocks          (slot, member) -> packed ForecastBlock, and what was scored before it was issued
     reports         slot           -> packed StepReport
-    fleet_sums      (day, beside, member, version) -> sums [T, H, F] over servers
-    server_sums     (day, paired, member)          -> sums [S, T, H, F]
+    fleet_sums      (day, among, beside, member, version) -> sums [T, H, F] over servers
+    server_sums     (day, paired, member, part)           -> sums [S, T, H, F] of a part of them
+    derived         what the derived members know up to saved:LAYOUT
     snapshot        the newest packed Snapshot
 
-`layout` says for which targets, levels and horizon a row was made. Version -1 is none.
+`layout` says for which targets, levels and horizon a row was made. Version -1 is none, an empty
+`among` the common cells.
 """
 
 from __future__ import annotations
@@ -16,31 +19,45 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from forecast.errors import StateError
 
-FORMAT = 1
+FORMAT = 2
 """The file's PRAGMA user_version; another number is refused."""
 
-FleetKey = tuple[int | None, str, int | None]
-"""The champion's version at the origin, the member, the member's own version."""
+
+class FleetKey(NamedTuple):
+    """Whose sums over the fleet, and on which cells."""
+
+    beside: int | None
+    """The champion's version at the origin."""
+    member: str
+    version: int | None
+    """The member's own."""
+    among: str | None
+    """The member whose pair with the champion it is; None for the common cells."""
+
 
 ServerKey = tuple[bool, str]
 """Whether a champion was compared at the origin, the member."""
 
 _NONE = -1
+_PAGE = 16384
+"""Bytes; most rows are blobs of many pages."""
 
 _TABLES = """
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE blocks (slot INTEGER NOT NULL, member TEXT NOT NULL, layout TEXT NOT NULL,
-    data BLOB NOT NULL, PRIMARY KEY (slot, member));
+    after INTEGER, data BLOB NOT NULL, PRIMARY KEY (slot, member));
 CREATE TABLE reports (slot INTEGER PRIMARY KEY, data BLOB NOT NULL);
-CREATE TABLE fleet_sums (day INTEGER NOT NULL, layout TEXT NOT NULL, beside INTEGER NOT NULL,
-    member TEXT NOT NULL, version INTEGER NOT NULL, data BLOB NOT NULL,
-    PRIMARY KEY (day, layout, beside, member, version));
+CREATE TABLE fleet_sums (day INTEGER NOT NULL, layout TEXT NOT NULL, among TEXT NOT NULL,
+    beside INTEGER NOT NULL, member TEXT NOT NULL, version INTEGER NOT NULL, data BLOB NOT NULL,
+    PRIMARY KEY (day, layout, among, beside, member, version));
 CREATE TABLE server_sums (day INTEGER NOT NULL, layout TEXT NOT NULL, paired INTEGER NOT NULL,
-    member TEXT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (day, layout, paired, member));
+    member TEXT NOT NULL, part INTEGER NOT NULL, data BLOB NOT NULL,
+    PRIMARY KEY (day, layout, paired, member, part));
+CREATE TABLE derived (layout TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), revision INTEGER NOT NULL,
     data BLOB NOT NULL);
 """
@@ -80,8 +97,10 @@ class LedgerFile:
             raise
 
     def _open(self, step_seconds: int, acknowledge: str) -> None:
-        # Exclusive: a second writer would fold into sums that this one holds in memory.
+        # Exclusive: a second writer would fold into sums that this one holds in memory. The size of
+        # a page counts for a new file only.
         self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        self._db.execute(f"PRAGMA page_size={_PAGE}")
         self._db.execute("PRAGMA journal_mode=WAL")
         # NORMAL syncs the write-ahead log only before it is folded into the file.
         level = "FULL" if acknowledge == "fsync" else "NORMAL"
@@ -136,15 +155,25 @@ class LedgerFile:
         """Add to a counter, which begins at 0."""
         self.set_counter(name, (self.counter(name) or 0) + by)
 
-    def insert_block(self, slot: int, member: str, layout: str, data: bytes) -> bool:
-        """Keep a block; false when this slot and member have one."""
-        statement = "INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?)"
-        return self._db.execute(statement, (slot, member, layout, data)).rowcount > 0
+    def insert_block(
+        self, slot: int, member: str, layout: str, after: int | None, data: bytes
+    ) -> bool:
+        """Keep a block; false when this slot and member have one.
 
-    def blocks(self, slot: int, layout: str | None) -> list[bytes]:
-        """Blocks of a slot as they were issued; of one layout, or all where it is None."""
-        query = "SELECT data FROM blocks WHERE slot = ? AND layout = ifnull(?, layout)"
-        return [data for (data,) in self._db.execute(f"{query} ORDER BY rowid", (slot, layout))]
+        `after` is the last slot that was scored before: of those, it took no part.
+        """
+        statement = "INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?)"
+        return self._db.execute(statement, (slot, member, layout, after, data)).rowcount > 0
+
+    def has_blocks(self, slot: int) -> bool:
+        """Whether anything was issued at a slot."""
+        query = "SELECT 1 FROM blocks WHERE slot = ? LIMIT 1"
+        return self._db.execute(query, (slot,)).fetchone() is not None
+
+    def blocks(self, slot: int, layout: str | None) -> list[tuple[int | None, bytes]]:
+        """Those of a slot in their order, each with its `after`; of one layout (None: of all)."""
+        query = "SELECT after, data FROM blocks WHERE slot = ? AND layout = ifnull(?, layout)"
+        return self._db.execute(f"{query} ORDER BY rowid", (slot, layout)).fetchall()
 
     def insert_report(self, slot: int, data: bytes) -> None:
         """Keep the report of a scored slot."""
@@ -155,38 +184,63 @@ class LedgerFile:
         row = self._db.execute("SELECT data FROM reports WHERE slot = ?", (slot,)).fetchone()
         return None if row is None else bytes(row[0])
 
+    def reported(self, after: int | None) -> list[int]:
+        """Slots with a report later than `after` (None: all), rising."""
+        query = "SELECT slot FROM reports WHERE slot > ifnull(?, slot - 1) ORDER BY slot"
+        return [int(slot) for (slot,) in self._db.execute(query, (after,))]
+
     def put_fleet_sums(self, day: int, layout: str, key: FleetKey, data: bytes) -> None:
         """Replace one day's sums of a member beside one champion."""
-        beside, member, version = key
-        row = (day, layout, _number(beside), member, _number(version), data)
-        self._db.execute("REPLACE INTO fleet_sums VALUES (?, ?, ?, ?, ?, ?)", row)
+        row = (day, layout, key.among or "", _number(key.beside), key.member, _number(key.version))
+        self._db.execute("REPLACE INTO fleet_sums VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, data))
 
     def fleet_sums(
-        self, since_day: int | None, layout: str
+        self, layout: str, *, since_day: int | None = None, through_day: int | None = None
     ) -> Iterator[tuple[int, FleetKey, bytes]]:
-        """Day, key and sums from a day on (None: from the first), in a fixed order."""
+        """Day, key and sums of some days, ends included (None: all), in a fixed order."""
         query = (
-            "SELECT day, beside, member, version, data FROM fleet_sums "
-            "WHERE day >= ifnull(?, day) AND layout = ? ORDER BY day, beside, member, version"
+            "SELECT day, beside, member, version, among, data FROM fleet_sums "
+            "WHERE day >= ifnull(?, day) AND day <= ifnull(?, day) AND layout = ? "
+            "ORDER BY day, among, beside, member, version"
         )
-        for day, beside, member, version, data in self._db.execute(query, (since_day, layout)):
-            yield day, (_none(beside), member, _none(version)), data
+        rows = self._db.execute(query, (since_day, through_day, layout))
+        for day, beside, member, version, among, data in rows:
+            yield day, FleetKey(_none(beside), member, _none(version), among or None), data
 
-    def put_server_sums(self, day: int, layout: str, key: ServerKey, data: bytes) -> None:
-        """Replace one day's sums of a member by server."""
-        row = (day, layout, int(key[0]), key[1], data)
-        self._db.execute("REPLACE INTO server_sums VALUES (?, ?, ?, ?, ?)", row)
+    def put_server_sums(
+        self, day: int, layout: str, key: ServerKey, part: int, data: bytes
+    ) -> None:
+        """Replace one day's sums of a member for a part of the servers."""
+        row = (day, layout, int(key[0]), key[1], part, data)
+        self._db.execute("REPLACE INTO server_sums VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def server_sums(
-        self, since_day: int | None, layout: str
+        self,
+        layout: str,
+        *,
+        since_day: int | None = None,
+        through_day: int | None = None,
+        part: int | None = None,
     ) -> Iterator[tuple[int, ServerKey, bytes]]:
-        """Day, key and sums by server from a day on (None: from the first), in a fixed order."""
+        """Day, key and sums by server of some days and one part (None: all), in a fixed order."""
         query = (
             "SELECT day, paired, member, data FROM server_sums "
-            "WHERE day >= ifnull(?, day) AND layout = ? ORDER BY day, paired, member"
+            "WHERE day >= ifnull(?, day) AND day <= ifnull(?, day) AND layout = ? "
+            "AND part = ifnull(?, part) ORDER BY day, paired, member, part"
         )
-        for day, paired, member, data in self._db.execute(query, (since_day, layout)):
+        rows = self._db.execute(query, (since_day, through_day, layout, part))
+        for day, paired, member, data in rows:
             yield day, (bool(paired), member), data
+
+    def put_derived(self, layout: str, data: bytes) -> None:
+        """Replace what the derived members know."""
+        self._db.execute("REPLACE INTO derived VALUES (?, ?)", (layout, data))
+
+    def derived(self, layout: str) -> bytes | None:
+        """What the derived members know, as of the last save."""
+        query = "SELECT data FROM derived WHERE layout = ?"
+        row = self._db.execute(query, (layout,)).fetchone()
+        return None if row is None else bytes(row[0])
 
     def put_snapshot(self, revision: int, data: bytes) -> None:
         """Replace the snapshot."""

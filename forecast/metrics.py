@@ -3,6 +3,9 @@
 WQL = 2 * sum of pinball losses / sum of |y|, averaged over the levels (Salinas et al., DeepAR,
 Int. J. Forecasting 36, 2020, there "quantile loss"). Everything is in natural units. Point errors
 are those of the median. Q quantile levels, K central intervals; `...` any leading axes.
+
+F sums per cell, F = 5 + K + Q: the cells counted, those inside each central interval, those at or
+below each level (all of them whole numbers); |error|, error^2, |y|, mean pinball loss.
 """
 
 from __future__ import annotations
@@ -18,7 +21,10 @@ FloatArray = NDArray[np.floating[Any]]
 Float64Array = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
-_COUNT, _ABSOLUTE, _SQUARED, _SIZE, _PINBALL, _INSIDE = range(6)
+_COUNT, _INSIDE = 0, 1
+_ABSOLUTE, _SQUARED, _SIZE, _PINBALL = -4, -3, -2, -1
+AMOUNTS = 4
+"""The last so many of a cell's sums are amounts, all before them are counts."""
 
 
 def pinball(y: FloatArray, quantiles: FloatArray, levels: Sequence[float]) -> Float64Array:
@@ -78,13 +84,18 @@ def central_intervals(levels: Sequence[float]) -> tuple[tuple[float, int, int], 
     return tuple(found)
 
 
+def sums_width(levels: Sequence[float]) -> int:
+    """F, the number of sums per cell."""
+    return _INSIDE + len(central_intervals(levels)) + len(levels) + AMOUNTS
+
+
 def cell_sums(
     y: FloatArray,
     quantiles: FloatArray,
     levels: Sequence[float],
     where: BoolArray | None = None,
 ) -> Float64Array:
-    """What each cell adds to the sums: [..., 5 + K]; add them up and read them as a `Score`.
+    """What each cell adds to the sums: [..., F]; add them up and read them as a `Score`.
 
     A cell counts where y [...] and all its quantiles [..., Q] are finite and `where` [...] is true;
     any other adds zeros. Raises ValueError without a level 0.5.
@@ -95,35 +106,39 @@ def cell_sums(
     counted = np.isfinite(loss) if where is None else where & np.isfinite(loss)
     error = np.asarray(y, np.float64) - quantiles[..., list(levels).index(0.5)]
     intervals = central_intervals(levels)
-    cells = np.empty((*loss.shape, _INSIDE + len(intervals)), np.float64)
+    below = _INSIDE + len(intervals)
+    cells = np.empty((*loss.shape, sums_width(levels)), np.float64)
     cells[..., _COUNT] = 1
+    for place, (_, low, high) in enumerate(intervals, _INSIDE):
+        cells[..., place] = (quantiles[..., low] <= y) & (y <= quantiles[..., high])
+    cells[..., below:-AMOUNTS] = np.asarray(y)[..., None] <= quantiles
     cells[..., _ABSOLUTE] = np.abs(error)
     cells[..., _SQUARED] = error**2
     cells[..., _SIZE] = np.abs(y)
     cells[..., _PINBALL] = loss
-    for place, (_, low, high) in enumerate(intervals, _INSIDE):
-        cells[..., place] = (quantiles[..., low] <= y) & (y <= quantiles[..., high])
     cells[~counted] = 0
     return cells
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Sums [..., 5 + K] over cells, and what they say. Two of them add up.
+    """Sums [..., F] over cells made with `levels`, and what they say. Two of them add up.
 
     A read-out is NaN where its sums hold no cell, `wql` also where every y was 0.
 
-    >>> cells = cell_sums(np.array([3.0]), np.array([[1.0, 2.0, 5.0]]), (0.1, 0.5, 0.9))
-    >>> once = Score(cells.sum(0))
+    >>> levels = (0.1, 0.5, 0.9)
+    >>> cells = cell_sums(np.array([3.0]), np.array([[1.0, 2.0, 5.0]]), levels)
+    >>> once = Score(cells.sum(0), levels)
     >>> twice = once + once
-    >>> int(twice.n), float(twice.mae), float(twice.coverage[0])
-    (2, 1.0, 1.0)
+    >>> int(twice.n), float(twice.mae), float(twice.coverage[0]), twice.below.tolist()
+    (2, 1.0, 1.0, [0.0, 0.0, 1.0])
     """
 
     sums: Float64Array
+    levels: Sequence[float]
 
     def __add__(self, other: Score) -> Score:
-        return Score(self.sums + other.sums)
+        return Score(self.sums + other.sums, self.levels)
 
     @property
     def n(self) -> NDArray[np.int64]:
@@ -153,7 +168,14 @@ class Score:
     @property
     def coverage(self) -> Float64Array:
         """Share of cells inside each central interval [..., K]."""
-        return _ratio(self.sums[..., _INSIDE:], self.sums[..., _COUNT, None])
+        end = -AMOUNTS - len(self.levels)
+        return _ratio(self.sums[..., _INSIDE:end], self.sums[..., _COUNT, None])
+
+    @property
+    def below(self) -> Float64Array:
+        """Share of actuals at or below each quantile [..., Q]: its level where it is calibrated."""
+        inside = self.sums[..., -AMOUNTS - len(self.levels) : -AMOUNTS]
+        return _ratio(inside, self.sums[..., _COUNT, None])
 
 
 def known_mean(values: Float64Array) -> float | None:

@@ -2,7 +2,7 @@
 
     "fcar" | format u32 | length of the header u32 | crc32 of all that follows u32
     header: JSON, padded with spaces to a multiple of 8
-    arrays: raw little-endian, each padded with zeros to a multiple of 8
+    arrays: little-endian, raw or deflated, each padded with zeros to a multiple of 8
 
 Nothing that is read can run code, and what is damaged is refused, never half read.
 """
@@ -13,7 +13,7 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,31 +21,49 @@ from numpy.typing import NDArray
 
 from forecast.errors import StateError
 
-FORMAT = 1
+FORMAT = 2
 """Goes up when the layout changes; an older reader then refuses by number."""
+_READABLE = (1, FORMAT)
+"""1 has no deflated arrays."""
 
 _MAGIC = b"fcar"
 _PREFIX = struct.Struct("<4sIII")
 _ALIGN = 8
-_DTYPES = frozenset({"<f4", "<f8", "<i4", "<i8", "|u1"})
+_DTYPES = frozenset({"<f4", "<f8", "<i4", "<i8", "<u2", "|u1"})
+_FAST = 1
+"""zlib's level: a higher one saves a few percent for three times as long."""
 
 
-def pack(kind: str, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
+def pack(
+    kind: str,
+    header: Mapping[str, Any],
+    arrays: Mapping[str, NDArray[Any]],
+    *,
+    deflate: bool = False,
+) -> bytes:
     """One sealed piece of `kind`: plain JSON values and named arrays of numbers.
 
-    Raises ValueError for an array of another kind than float32/64, int32/64 or uint8.
+    With `deflate` arrays that zlib makes smaller are stored so. Raises ValueError for an array of
+    another kind than float32/64, int32/64, uint16 or uint8.
     """
     little = {name: np.asarray(a, a.dtype.newbyteorder("<")) for name, a in arrays.items()}
     for name, array in little.items():
         if array.dtype.str not in _DTYPES:
             raise ValueError(f"array {name!r} of {kind!r} has dtype {array.dtype}")
-    listed = [[name, array.dtype.str, list(array.shape)] for name, array in little.items()]
+    listed: list[list[Any]] = []
+    stored: list[bytes] = []
+    for name, array in little.items():
+        data = array.tobytes()
+        listed.append([name, array.dtype.str, list(array.shape)])
+        if deflate and len(small := zlib.compress(data, _FAST)) < len(data):
+            data = small
+            listed[-1].append(len(data))
+        stored.append(data)
     tree = {"kind": kind, "header": dict(header), "arrays": listed}
     text = json.dumps(tree, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-len(text) % _ALIGN)
     parts = [text]
-    for array in little.values():
-        data = array.tobytes()
+    for data in stored:
         parts += [data, bytes(-len(data) % _ALIGN)]
     body = b"".join(parts)
     return _PREFIX.pack(_MAGIC, FORMAT, len(text), zlib.crc32(body)) + body
@@ -59,7 +77,7 @@ def unpack(kind: str, data: bytes | memoryview) -> tuple[dict[str, Any], dict[st
     if len(data) < _PREFIX.size:
         raise StateError(f"stored {kind}: {len(data)} bytes are too few")
     magic, number, length, checksum = _PREFIX.unpack_from(data)
-    if magic != _MAGIC or number != FORMAT:
+    if magic != _MAGIC or number not in _READABLE:
         raise StateError(f"stored {kind}: format {magic!r} {number} is unknown, need {FORMAT}")
     body = memoryview(data)[_PREFIX.size :].toreadonly()
     if zlib.crc32(body) != checksum:
@@ -69,10 +87,23 @@ def unpack(kind: str, data: bytes | memoryview) -> tuple[dict[str, Any], dict[st
         raise StateError(f"stored {kind}: holds a {tree['kind']}")
     arrays: dict[str, Any] = {}
     start = length
-    for name, code, shape in tree["arrays"]:
-        dtype = np.dtype(code)
-        count = math.prod(shape)
-        arrays[name] = np.frombuffer(body, dtype, count, start).reshape(shape)
-        size = count * dtype.itemsize
+    for name, code, shape, *deflated in tree["arrays"]:
+        dtype, count = np.dtype(code), math.prod(shape)
+        size = deflated[0] if deflated else count * dtype.itemsize
+        if deflated:
+            found = np.frombuffer(zlib.decompress(body[start : start + size]), dtype, count)
+        else:
+            found = np.frombuffer(body, dtype, count, start)
+        arrays[name] = found.reshape(shape)
         start += size + -size % _ALIGN
     return tree["header"], arrays
+
+
+def pack_names(names: Sequence[str]) -> NDArray[np.uint8]:
+    """Many names as an array, which can be deflated as a header cannot."""
+    return np.frombuffer(json.dumps(list(names), separators=(",", ":")).encode(), np.uint8)
+
+
+def unpack_names(array: NDArray[np.uint8]) -> tuple[str, ...]:
+    """The names that `pack_names` was given."""
+    return tuple(json.loads(array.tobytes()))

@@ -5,15 +5,17 @@ S servers, H horizon steps, T targets, Q quantile levels; N windows, L context, 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from forecast.clock import Life
-from forecast.errors import UnknownServer
-from forecast.packing import pack, unpack
+from forecast.errors import StateError, UnknownServer
+from forecast.packing import pack, pack_names, unpack, unpack_names
+from forecast.rounding import decode, encode
 from forecast.windows import RawWindows
 
 Float32Array = NDArray[np.float32]
@@ -72,27 +74,32 @@ class ForecastBlock:
         return values
 
     def pack(self) -> bytes:
-        """The block as bytes, for storage."""
+        """The block as bytes, for storage: small where its values are `rounding.as_recorded`."""
         header = {
             "slot": self.slot,
             "member": self.member,
             "version": self.version,
-            "servers": self.servers,
             "targets": self.targets,
             "levels": self.levels,
             "members": self.members,
             "versions": self.versions,
+            "shape": self.values.shape,
         }
-        arrays = {"values": self.values}
+        arrays = {"servers": pack_names(self.servers), **encode(self.values)}
         if self.weights is not None:
             arrays["weights"] = self.weights
-        return pack("block", header, arrays)
+        return pack("block", header, arrays, deflate=True)
 
     @classmethod
     def unpack(cls, data: bytes | memoryview) -> Self:
         """The block that `pack` wrote; raises StateError when it is damaged."""
         header, arrays = unpack("block", data)
-        return cls(**_tuples(header), **arrays)
+        if "values" in arrays:
+            raise StateError("stored block: it was stored whole, by an older version")
+        servers, shape = unpack_names(arrays.pop("servers")), header.pop("shape")
+        weights = arrays.pop("weights", None)
+        values = decode(arrays, tuple(shape))
+        return cls(**_tuples(header), servers=servers, values=values, weights=weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,21 +176,37 @@ class Snapshot:
                 return place
         raise UnknownServer(f"no server {name!r} in fleet {self.fleet!r} at slot {self.slot}")
 
-    def pack(self) -> bytes:
-        """The snapshot as bytes, for storage."""
+    def pack(self, *, without: Collection[str] = ()) -> bytes:
+        """The snapshot as bytes, for storage; blocks of the members `without` are left out."""
         apart = ("servers", "blocks", "raw")
         header = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
-        header["servers"] = [asdict(server) for server in self.servers]
-        parts = {f"block{i}": _bytes(block.pack()) for i, block in enumerate(self.blocks)}
+        named = [field.name for field in fields(ServerStatus)]
+        header["servers"] = [{n: getattr(one, n) for n in named} for one in self.servers]
+        header["members"] = [block.member for block in self.blocks]
+        kept = [block for block in self.blocks if block.member not in without]
+        parts = {f"block{i}": _bytes(block.pack()) for i, block in enumerate(kept)}
         return pack("snapshot", header, {**parts, "raw": _bytes(pack_windows(self.raw))})
 
     @classmethod
-    def unpack(cls, data: bytes | memoryview) -> Self:
-        """The snapshot that `pack` wrote; raises StateError when it is damaged."""
+    def unpack(
+        cls,
+        data: bytes | memoryview,
+        blocks_at: Callable[[int], Iterable[ForecastBlock]] = lambda _: (),
+    ) -> Self:
+        """The snapshot that `pack` wrote; `blocks_at` its slot are those that were left out.
+
+        Raises StateError when it is damaged, and when a block is missing.
+        """
         header, parts = unpack("snapshot", data)
         raw = unpack_windows(parts.pop("raw").data)
         servers = tuple(ServerStatus(**server) for server in header.pop("servers"))
-        blocks = tuple(ForecastBlock.unpack(part.data) for part in parts.values())
+        known = {block.member: block for block in blocks_at(header["slot"])}
+        inside = [ForecastBlock.unpack(part.data) for part in parts.values()]
+        known |= {block.member: block for block in inside}
+        members = header.pop("members", [block.member for block in inside])
+        if missing := [member for member in members if member not in known]:
+            raise StateError(f"stored snapshot: the blocks of {', '.join(missing)} are missing")
+        blocks = tuple(known[member] for member in members)
         return cls(**_tuples(header), servers=servers, blocks=blocks, raw=raw)
 
 
@@ -192,7 +215,7 @@ def pack_windows(raw: RawWindows) -> bytes:
     every = {field.name: getattr(raw, field.name) for field in fields(raw)}
     arrays = {name: value for name, value in every.items() if isinstance(value, np.ndarray)}
     header = {name: value for name, value in every.items() if name not in arrays}
-    return pack("windows", header, arrays)
+    return pack("windows", header, arrays, deflate=True)
 
 
 def unpack_windows(data: bytes | memoryview) -> RawWindows:

@@ -1,14 +1,23 @@
 """A slot's actuals against the forecasts made for it: the join, and the sums it adds to.
 
-Slot s was forecast from the origins s-1 (one step ahead) to s-H. Within one origin only those
-(server, target) cells are compared for which every member issued a forecast, so that members are
-scored on the same rows.
+Slot s was forecast from the origins s-1 (one step ahead) to s-H. A cell is one (server, target,
+step) that came and that a member forecast with every level. Members are compared on two sets of
+cells, apart for each origin:
 
-B joined blocks, E members, S servers, T targets, H horizon, Q levels, F sums per cell (`metrics`).
+    common    cells that every *whole* member issued. Whole is the champion, and who issued at least
+              `WHOLE` of its cells (without a champion: of the cells that anybody issued). On them
+              all whole members are told side by side.
+    a pair    cells that one member and the champion both issued: the member's sums on them, and the
+              champion's. Every member that issues has one, whole or not.
+
+So a shadow on a few servers is scored on them beside the champion, and narrows nobody's cells.
+
+E members, S servers, T targets, H horizon, Q levels, F sums per cell (`metrics`).
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -16,30 +25,68 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from forecast.metrics import Float64Array, FloatArray, Score, cell_sums, known_mean
-from forecast.packing import pack, unpack
+from forecast.metrics import (
+    AMOUNTS,
+    BoolArray,
+    Float64Array,
+    FloatArray,
+    Score,
+    cell_sums,
+    known_mean,
+)
+from forecast.packing import pack, pack_names, unpack, unpack_names
 from forecast.record import CHAMPION, ForecastBlock
+
+WHOLE = 0.9
+"""Share of the champion's cells that a member must issue to be compared with all others."""
+
+_MOST_SHORT = np.iinfo(np.uint16).max
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who forecast at one origin: the member's own version, and the champion's beside it."""
+
+    version: int | None
+    beside: int | None
+    """None when no champion issued there."""
+    whole: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What one block's step adds: `cells` [S, T, F] of the forecast made `step` slots before."""
+    """What one slot says of one member.
 
-    step: int
+    `cells` [S, T, H, F] holds its common cells at the steps at which it is whole, those of its pair
+    (without a champion: all of its own) at the others. `origins` has an entry for each step, None
+    where it issued nothing. `pair` and `champion` [T, H, F] are the sums of its pair; None for the
+    champion itself.
+    """
+
     member: str
-    version: int | None
-    beside: int | None
-    """The champion's version at that origin; None when there was none."""
+    origins: tuple[Origin | None, ...]
     cells: Float64Array
+    pair: Float64Array | None
+    champion: Float64Array | None
+
+    def groups(self) -> dict[Origin, BoolArray]:
+        """The steps [H] of each origin that differs from the others."""
+        found: dict[Origin, BoolArray] = {}
+        for step, origin in enumerate(self.origins):
+            if origin is not None:
+                found.setdefault(origin, np.zeros(len(self.origins), bool))[step] = True
+        return found
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
     """What scoring one slot found.
 
-    `cells` counts the (server, target, step) cells compared. `wql` has one number per member, the
-    mean over targets, None where undefined. `loss` float64 [E, S, T] is each member's mean pinball
-    loss over levels and compared steps, natural units, NaN where nothing was compared.
+    `cells` counts the (server, target, step) cells of the member that was compared on most. `wql`
+    has one number per member, the mean over targets, None where undefined. `loss` float32
+    [E, S, T] is each member's mean pinball loss over levels and compared steps, natural units, NaN
+    where nothing was compared; a member that is not whole is told on the cells of its pair.
+    `actuals` float32 [S, T] are those that counted: NaN where there was a gap, or a mask.
     """
 
     slot: int
@@ -47,25 +94,27 @@ class StepReport:
     servers: tuple[str, ...]
     members: tuple[str, ...]
     wql: tuple[float | None, ...]
-    loss: Float64Array = field(repr=False)
+    loss: NDArray[np.float32] = field(repr=False)
+    actuals: NDArray[np.float32] = field(repr=False)
 
     def pack(self) -> bytes:
         """The report as bytes, for storage."""
-        names = ("slot", "cells", "servers", "members", "wql")
-        return pack("report", {name: getattr(self, name) for name in names}, {"loss": self.loss})
+        header = {name: getattr(self, name) for name in ("slot", "cells", "members", "wql")}
+        arrays = {"loss": self.loss, "actuals": self.actuals}
+        return pack("report", header, {"servers": pack_names(self.servers), **arrays}, deflate=True)
 
     @classmethod
     def unpack(cls, data: bytes | memoryview) -> Self:
         """The report that `pack` wrote; raises StateError when it is damaged."""
         header, arrays = unpack("report", data)
-        for name in ("servers", "members", "wql"):
+        for name in ("members", "wql"):
             header[name] = tuple(header[name])
-        return cls(**header, **arrays)
+        return cls(servers=unpack_names(arrays.pop("servers")), **header, **arrays)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ServerSums:
-    """Sums [S, T, H, F] of named servers; adding makes a new one, the old stays as it was."""
+    """Sums [S, T, H, F] of named servers, to which those of later slots are added."""
 
     servers: tuple[str, ...]
     sums: Float64Array
@@ -77,108 +126,166 @@ class ServerSums:
         sums: Float64Array = self.sums[self.servers.index(server)]
         return sums if sums[..., 0].any() else None
 
-    def plus(self, servers: tuple[str, ...], sums: Float64Array) -> ServerSums:
-        """These sums and those of `servers`, of which some may be new here."""
+    def add(self, servers: tuple[str, ...], sums: Float64Array) -> None:
+        """Add those of `servers`, of which some may be new here."""
         if servers == self.servers:
-            return ServerSums(servers, self.sums + sums)
+            self.sums += sums
+            return
         known = set(self.servers)
         union = self.servers + tuple(server for server in servers if server not in known)
-        total = np.zeros((len(union), *self.sums.shape[1:]))
-        total[: len(self.servers)] = self.sums
-        total[_places(servers, union)] += sums
-        return ServerSums(union, total)
+        if len(union) > len(self.servers):
+            total = np.zeros((len(union), *self.sums.shape[1:]))
+            total[: len(self.servers)] = self.sums
+            self.servers, self.sums = union, total
+        place = {server: row for row, server in enumerate(union)}
+        self.sums[[place[server] for server in servers]] += sums
+
+    @classmethod
+    def joined(cls, parts: Sequence[ServerSums]) -> Self:
+        """The sums of servers of which each is in one part."""
+        servers = tuple(server for part in parts for server in part.servers)
+        return cls(servers, np.concatenate([part.sums for part in parts]))
+
+    def parts(self, count: int) -> dict[int, ServerSums]:
+        """The sums in so many parts; which one a server is in depends on its name alone."""
+        rows: dict[int, list[int]] = {}
+        for row, server in enumerate(self.servers):
+            rows.setdefault(part_of(server, count), []).append(row)
+        return {
+            part: ServerSums(tuple(self.servers[row] for row in mine), self.sums[mine])
+            for part, mine in sorted(rows.items())
+        }
 
     def pack(self) -> bytes:
-        """The sums as bytes, for storage."""
-        return pack("sums", {"servers": self.servers}, {"sums": self.sums})
+        """The sums as bytes, for storage: exact, counts as short numbers."""
+        counts = self.sums[..., :-AMOUNTS]
+        short = counts.max(initial=0.0) <= _MOST_SHORT
+        arrays = {
+            "servers": pack_names(self.servers),
+            "counts": counts.astype(np.uint16 if short else np.int64),
+            "amounts": self.sums[..., -AMOUNTS:],
+        }
+        return pack("sums", {}, arrays)
 
     @classmethod
     def unpack(cls, data: bytes | memoryview) -> Self:
         """The sums that `pack` wrote; raises StateError when they are damaged."""
-        header, arrays = unpack("sums", data)
-        return cls(tuple(header["servers"]), arrays["sums"])
+        _, arrays = unpack("sums", data)
+        sums = np.concatenate([arrays["counts"].astype(np.float64), arrays["amounts"]], axis=-1)
+        return cls(unpack_names(arrays["servers"]), sums)
+
+
+def part_of(server: str, count: int) -> int:
+    """Which of `count` parts a server's sums are in."""
+    return zlib.crc32(server.encode()) % count
 
 
 def join(
     servers: tuple[str, ...],
     actuals_ST: FloatArray,
-    origins: Mapping[int, Sequence[ForecastBlock]],
+    origins: Sequence[Sequence[ForecastBlock]],
     levels: Sequence[float],
 ) -> tuple[Scored, ...]:
-    """Cells of every block that forecast these actuals; `origins` maps steps ahead to its blocks.
+    """What these actuals say of every member; `origins[h]` are the blocks of the origin s - 1 - h.
 
     A server that a block does not hold, a gap in the actuals and a forecast that was not issued
-    give zeros.
+    count nowhere. Members come sorted by name, the champion first.
     """
-    joined = [(step, block) for step, blocks in origins.items() for block in blocks]
-    if not joined:
-        return ()
-    forecast_BSTQ = np.stack([_step_values(block, step, servers) for step, block in joined])
-    issued_BST = np.asarray(np.isfinite(forecast_BSTQ).all(axis=-1))
-    step_B = np.array([step for step, _ in joined])
-    common = {step: issued_BST[step_B == step].all(axis=0) for step in set(step_B.tolist())}
-    where = np.stack([common[step] for step, _ in joined])
-    cells = cell_sums(np.broadcast_to(actuals_ST, where.shape), forecast_BSTQ, levels, where)
-    beside = {step: _champion_version(blocks) for step, blocks in origins.items()}
-    return tuple(
-        Scored(step, block.member, block.version, beside[step], cells[place])
-        for place, (step, block) in enumerate(joined)
-    )
+    names = {block.member for blocks in origins for block in blocks}
+    blocks = {
+        name: [next((b for b in made if b.member == name), None) for made in origins]
+        for name in sorted(names, key=lambda name: (name != CHAMPION, name))
+    }
+    values = {name: _values(mine, servers) for name, mine in blocks.items()}
+    issued = {name: np.asarray(np.isfinite(one).all(axis=-1)) for name, one in values.items()}
+    among, whole, common = _compared(blocks, issued)
+    actuals_STH = np.broadcast_to(actuals_ST[..., None], among.shape) if names else actuals_ST
+    lead = blocks.get(CHAMPION, [None] * len(origins))
+    found: list[Scored] = []
+    leading: Float64Array | None = None
+    for name, mine in blocks.items():
+        own = cell_sums(actuals_STH, values.pop(name), levels)
+        pair = champion = None
+        if name == CHAMPION:
+            leading = own
+        elif leading is not None:
+            both = issued[name] & issued[CHAMPION]
+            pair = _only(own, issued[name], both).sum(0)
+            champion = _only(leading, issued[CHAMPION], both).sum(0)
+        kept = np.where(whole[name], common, issued[name] & among)
+        made_by = tuple(
+            None
+            if one is None
+            else Origin(one.version, None if first is None else first.version, bool(at))
+            for one, first, at in zip(mine, lead, whole[name], strict=True)
+        )
+        found.append(Scored(name, made_by, _only(own, issued[name], kept), pair, champion))
+    return tuple(found)
 
 
 def report_of(
-    slot: int, servers: tuple[str, ...], targets: int, scored: Sequence[Scored]
+    slot: int,
+    servers: tuple[str, ...],
+    actuals_ST: FloatArray,
+    scored: Sequence[Scored],
+    levels: Sequence[float],
 ) -> StepReport:
     """What the blocks of one slot say, member by member; a member without cells is left out."""
-    found: dict[str, Float64Array] = {}
-    for member in sorted({one.member for one in scored}):
-        sums = sum_cells([one for one in scored if one.member == member])
-        if sums[..., 0].any():
-            found[member] = sums
-    losses = [Score(sums).pinball for sums in found.values()]
+    found = {one.member: one.cells.sum(2) for one in scored}
+    known = {name: found[name] for name in sorted(found) if found[name][..., 0].any()}
+    losses = [Score(sums, levels).pinball.astype(np.float32) for sums in known.values()]
+    shape = actuals_ST.shape
     return StepReport(
         slot=slot,
-        cells=max((int(sums[..., 0].sum()) for sums in found.values()), default=0),
+        cells=max((int(sums[..., 0].sum()) for sums in known.values()), default=0),
         servers=servers,
-        members=tuple(found),
-        wql=tuple(known_mean(Score(sums.sum(0)).wql) for sums in found.values()),
-        loss=np.stack(losses) if losses else np.empty((0, len(servers), targets)),
+        members=tuple(known),
+        wql=tuple(known_mean(Score(sums.sum(0), levels).wql) for sums in known.values()),
+        loss=np.stack(losses) if losses else np.empty((0, *shape), np.float32),
+        actuals=np.asarray(actuals_ST, np.float32),
     )
 
 
-def by_step(scored: Sequence[Scored], horizon: int) -> Float64Array:
-    """Cells [S, T, H, F] of some blocks laid out by their step; at least one block."""
-    servers, targets, width = scored[0].cells.shape
-    sums = np.zeros((servers, targets, horizon, width))
-    for one in scored:
-        sums[:, :, one.step - 1] += one.cells
-    return sums
+def _compared(
+    blocks: Mapping[str, Sequence[ForecastBlock | None]], issued: Mapping[str, BoolArray]
+) -> tuple[BoolArray, dict[str, BoolArray], BoolArray]:
+    """At each step: the cells [S, T, H] that count at all, who is whole [H], the common cells."""
+    if not issued:
+        nothing = np.zeros((0, 0, 0), bool)
+        return nothing, {}, nothing
+    among = np.logical_or.reduce(list(issued.values()))
+    if CHAMPION in issued:
+        leads = np.array([block is not None for block in blocks[CHAMPION]])
+        among = np.where(leads, issued[CHAMPION], among)
+    enough = WHOLE * among.sum(axis=(0, 1))
+    whole, common = {}, among.copy()
+    for name, cells in issued.items():
+        made = np.array([block is not None for block in blocks[name]])
+        whole[name] = made & ((cells & among).sum(axis=(0, 1)) >= enough)
+        common &= cells | ~whole[name]
+    return among, whole, common
 
 
-def sum_cells(scored: Sequence[Scored]) -> Float64Array:
-    """Cells [S, T, F] summed over some blocks, in their order; at least one block."""
-    total = np.zeros_like(scored[0].cells)
-    for one in scored:
-        total += one.cells
-    return total
+def _only(cells: Float64Array, issued: BoolArray, kept: BoolArray) -> Float64Array:
+    """The cells [S, T, H, F] that are kept of those issued; the same array where all are."""
+    return cells if (kept | ~issued).all() else cells * kept[..., None]
 
 
-def _step_values(block: ForecastBlock, step: int, servers: tuple[str, ...]) -> FloatArray:
-    """One step of a block [S, T, Q] in the order of `servers`, NaN for those it does not hold."""
-    values: FloatArray = block.values[:, step - 1]
-    if block.servers == servers:
-        return values
-    place = {server: row for row, server in enumerate(block.servers)}
-    rows = np.array([place.get(server, -1) for server in servers], np.int64)
-    aligned = np.full((len(servers), *values.shape[1:]), np.nan, np.float32)
-    aligned[rows >= 0] = values[rows[rows >= 0]]
-    return aligned
+def _values(blocks: Sequence[ForecastBlock | None], servers: tuple[str, ...]) -> FloatArray:
+    """What one member forecast for a slot [S, T, H, Q]: step h from the block of its origin.
 
-
-def _champion_version(blocks: Sequence[ForecastBlock]) -> int | None:
-    return next((block.version for block in blocks if block.member == CHAMPION), None)
-
-
-def _places(servers: tuple[str, ...], among: tuple[str, ...]) -> NDArray[np.int64]:
-    place = {server: row for row, server in enumerate(among)}
-    return np.array([place[server] for server in servers], np.int64)
+    In the order of `servers`; NaN where a block is missing or does not hold a server.
+    """
+    one = next(block for block in blocks if block is not None)
+    shape = (len(servers), len(one.targets), len(blocks), len(one.levels))
+    values = np.full(shape, np.nan, np.float32)
+    for step, block in enumerate(blocks):
+        if block is None:
+            continue
+        if block.servers == servers:
+            values[:, :, step] = block.values[:, step]
+            continue
+        place = {server: row for row, server in enumerate(block.servers)}
+        rows = np.array([place.get(server, -1) for server in servers], np.int64)
+        values[rows >= 0, :, step] = block.values[rows[rows >= 0], step]
+    return values

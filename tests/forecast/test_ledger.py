@@ -84,29 +84,95 @@ def test_coverage_counts_what_fell_inside(book):
     assert pooled.targets["mem"].coverage == {"0.8": 0.5}
 
 
-def test_sums_over_days_equal_a_naive_computation_over_every_pair(book):
+@pytest.fixture(scope="module")
+def story(tmp_path_factory):
+    """Forty slots of random forecasts and actuals, with gaps, and the ledger that scored them."""
     rng = np.random.default_rng(11)
+    book = ledger(tmp_path_factory.mktemp("story"))
     issued, happened = {}, {}
     for slot in range(40):
         happened[slot] = random_actuals(rng)
         book.score(slot, SERVERS, happened[slot])
         issued[slot] = random_blocks(rng, slot)
         book.issue(issued[slot])
-    report = book.accuracy()
-    for place, member in enumerate(MEMBERS):
+    yield book, issued, happened
+    book.close()
+
+
+def cells_of(blocks, actuals, h):
+    """Cells of one origin by hand: (y [S, T], q [S, T, Q]) on the common cells and on the pair."""
+    champion, other = (block.values[:, h - 1] for block in blocks)
+    first, second = np.isfinite(champion).all(-1), np.isfinite(other).all(-1)
+    both = first & second
+    whole = both.sum() >= 0.9 * first.sum()
+    common = both if whole else first
+
+    def on(cells, q):
+        return np.where(cells, actuals, np.nan), q
+
+    nothing = np.zeros_like(both)
+    return {
+        "champion": on(common, champion),
+        "copy_last": on(common if whole else nothing, other),
+        "pair": on(both, other),
+        "champion's pair": on(both, champion),
+    }
+
+
+def by_hand(story, which, h, origins):
+    _, issued, happened = story
+    found = [cells_of(issued[o], happened[o + h], h)[which] for o in origins if o + h < 40]
+    return np.stack([y for y, _ in found]), np.stack([q for _, q in found])
+
+
+def test_sums_over_days_equal_a_naive_computation_over_every_pair(story):
+    report = story[0].accuracy()
+    for member in MEMBERS:
         for h in range(1, HORIZON + 1):
-            pairs = [(happened[o + h], issued[o]) for o in range(40 - h)]
-            y = np.stack([seen for seen, _ in pairs])
-            q = np.stack([blocks[place].values[:, h - 1] for _, blocks in pairs])
-            everyone = np.stack([[b.values[:, h - 1] for b in blocks] for _, blocks in pairs])
-            y = np.where(np.isnan(everyone).any(axis=(1, -1)), np.nan, y)
+            y, q = by_hand(story, member, h, range(40))
             found = steps_of(report, member)[h]
-            assert found.n == np.sum(~np.isnan(y))
+            assert found.n == np.sum(~np.isnan(y)) > 0
             wql = [metrics.wql(y[..., t], q[:, :, t], LEVELS) for t in range(len(TARGETS))]
             assert found.wql == pytest.approx(np.mean(wql))
             assert found.coverage == pytest.approx({"0.8": metrics.coverage(y, q, LEVELS)[0.8]})
             error = (y - q[..., 1])[..., 0]
             assert found.targets["cpu"].rmse == pytest.approx(np.sqrt(np.nanmean(error**2)))
+
+
+def test_a_pair_by_day_equals_a_naive_computation_over_its_cells(story):
+    daily = story[0].daily("copy_last")
+    assert daily.days == tuple(range(40 // DAY))
+    for place, day in enumerate(daily.days):
+        for h in range(1, HORIZON + 1):
+            # What was scored on that day: origins h before.
+            origins = range(max(0, day * DAY - h), (day + 1) * DAY - h)
+            for sums, which in ((daily.member, "pair"), (daily.champion, "champion's pair")):
+                y, q = by_hand(story, which, h, origins)
+                cells = metrics.cell_sums(y, q, LEVELS).sum(axis=(0, 1))
+                np.testing.assert_allclose(sums[place, :, h - 1], cells, rtol=1e-9)
+    np.testing.assert_array_equal(daily.member[..., 0], daily.champion[..., 0])
+
+
+def test_days_are_read_from_and_through(story):
+    book = story[0]
+    everything = book.daily("copy_last")
+    some = book.daily("copy_last", since_day=1, through_day=2)
+    assert some.days == (1, 2)
+    np.testing.assert_array_equal(some.member, everything.member[1:3])
+    assert book.daily("copy_last", since_day=9).days == ()
+    nobody = book.daily("nobody")
+    assert (nobody.days, nobody.member.shape) == ((), (0, *everything.member.shape[1:]))
+
+
+def test_the_champion_by_day_is_all_that_the_report_says_of_it(story):
+    book = story[0]
+    daily = book.daily("champion")
+    score = metrics.Score(daily.member.sum(axis=(0, 1, 2)), LEVELS)
+    assert score.n == book.accuracy().member("champion").pooled.n
+    np.testing.assert_array_equal(daily.member, daily.champion)
+    shares = metrics.Score(daily.member.sum(0), LEVELS).below
+    assert shares.shape == (len(TARGETS), HORIZON, len(LEVELS))
+    assert (np.diff(shares, axis=-1) >= 0).all()
 
 
 def test_a_slot_scored_twice_counts_once_and_gives_its_first_report(book):
@@ -157,18 +223,81 @@ def test_a_slot_without_any_server_is_scored_as_empty(book):
     assert book.scored_through == 5
 
 
-def test_members_are_compared_only_where_each_of_them_issued(book):
-    gap = np.ones((3, HORIZON, 2))
+def test_whole_members_are_compared_only_where_each_of_them_issued(book):
+    many = tuple(f"s{at}" for at in range(12))
+    gap = np.ones((12, HORIZON, 2))
     gap[0, 0, 1] = np.nan  # the champion says nothing about s0's mem one step ahead
-    book.issue([block(4, center=gap), block(4, "copy_last", center=2, servers=("s0", "s1"))])
-    report = book.score(5, SERVERS, actuals(0))
-    assert report.cells == 3  # s0: cpu; s1: both; s2 has no copy-last
+    other = np.full((12, HORIZON, 2), 2.0)
+    other[1, 0, 0] = np.nan
+    book.issue([block(4, center=gap, servers=many)])
+    book.issue([block(4, "copy_last", center=other, servers=many)])
+    report = book.score(5, many, actuals(0, many))
+    assert report.cells == 22
     assert {m.member: m.pooled.n for m in book.accuracy().members} == {
-        "champion": 3,
-        "copy_last": 3,
+        "champion": 22,
+        "copy_last": 22,
     }
-    assert np.isnan(report.loss[:, 2]).all()
     assert np.isnan(report.loss[:, 0, 1]).all()
+    assert np.isnan(report.loss[:, 1, 0]).all()
+
+
+def test_a_member_on_a_few_servers_takes_no_cell_from_the_others(book):
+    book.issue([block(4, center=1), block(4, "copy_last", center=2)])
+    book.issue([block(4, "v12", center=np.array([5.0, 7.0]), servers=("s1",))])
+    report = book.score(5, SERVERS, actuals(0))
+    assert report.cells == 6
+    found = book.accuracy()
+    assert {m.member: m.pooled.n for m in found.members} == {"champion": 6, "copy_last": 6}
+    # It is scored all the same: in the report of the slot, beside the champion, and by server.
+    assert report.members == ("champion", "copy_last", "v12")
+    np.testing.assert_array_equal(np.isnan(report.loss[2]), [[True] * 2, [False] * 2, [True] * 2])
+    daily = book.daily("v12")
+    mine, other = (metrics.Score(s[0, :, 0], LEVELS) for s in (daily.member, daily.champion))
+    assert (mine.n.tolist(), other.n.tolist()) == ([1, 1], [1, 1])
+    assert (mine.mae.tolist(), other.mae.tolist()) == ([5, 7], [1, 1])
+    assert book.accuracy(server="s1").member("v12").pooled.n == 2
+    assert book.accuracy(server="s0").member("v12") is None
+
+
+def test_a_member_that_leaves_out_a_tenth_is_still_whole(book):
+    many = tuple(f"s{at}" for at in range(10))
+    book.issue([block(4, servers=many), block(4, "ensemble", servers=many[:9])])
+    book.issue([block(5, servers=many), block(5, "ensemble", servers=many[:8])])
+    book.score(6, many, actuals(0, many))
+    counted = {m.member: steps_of(book.accuracy(), m.member) for m in book.accuracy().members}
+    assert [counted[name][2].n for name in ("champion", "ensemble")] == [18, 18]
+    assert [counted[name][1].n for name in ("champion", "ensemble")] == [20, 0]
+    pair = book.daily("ensemble")
+    assert pair.member[0, ..., 0].sum() == pair.champion[0, ..., 0].sum() == 18 + 16
+
+
+def test_without_a_champion_whole_is_who_covers_what_anybody_does(book):
+    book.issue([block(4, "copy_last", 1), block(4, "least squares", 2, servers=("s0",))])
+    report = book.score(5, SERVERS, actuals(0))
+    assert [m.member for m in book.accuracy().members] == ["copy_last"]
+    assert book.accuracy().member("copy_last").pooled.n == 6
+    assert report.members == ("copy_last", "least squares")
+    assert book.daily("copy_last").days == ()
+
+
+def test_a_block_of_nobody_is_an_error(book):
+    with pytest.raises(ValueError, match="names no member"):
+        book.issue([block(4, "")])
+
+
+def test_masked_servers_are_in_no_sum_and_no_report(book):
+    book.issue([block(4, center=np.array([1, 2, 3])[:, None, None]), block(4, "copy_last")])
+    report = book.score(5, SERVERS, actuals(0), masked={"s1", "gone"})
+    assert report.cells == 4
+    np.testing.assert_array_equal(np.isnan(report.loss[0]), [[False] * 2, [True] * 2, [False] * 2])
+    np.testing.assert_array_equal(np.isnan(report.actuals[:, 0]), [False, True, False])
+    assert book.accuracy().member("champion").pooled.mae == 2
+    assert book.accuracy(server="s1").members == ()
+    assert book.daily("copy_last").member[0, ..., 0].sum() == 4
+    # Masked or not, a slot counts once.
+    assert book.score(5, SERVERS, actuals(0)).pack() == report.pack()
+    book.score(6, SERVERS, actuals(0))
+    assert book.accuracy(server="s1").member("champion").pooled.n == 2
 
 
 def test_a_member_missing_at_one_origin_does_not_empty_the_others(book):

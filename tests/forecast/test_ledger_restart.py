@@ -52,7 +52,7 @@ def test_a_restart_in_between_changes_no_bit(tmp_path):
     assert found == wanted
     again = ledger(tmp_path / "parts")
     assert again.accuracy() == whole.accuracy()
-    assert again.accuracy(server="new") == whole.accuracy(server="new")
+    same_sums(again, whole)
     assert again.scored_through == 17
 
 
@@ -69,16 +69,19 @@ def test_a_kill_between_two_calls_loses_and_doubles_nothing(tmp_path, after):
         book.issue(random_blocks(rng, 7, version=1))
     heir = ledger(crashed(tmp_path / "first", tmp_path / "second"))
     assert drive(heir, range(7, 12)) == wanted[7:]
-    assert heir.accuracy() == whole.accuracy()
+    same_sums(heir, whole)
     assert heir.counts()["scored_slots"] == 12
     assert heir.counts()["issued_blocks"] == 24
 
 
-@pytest.mark.parametrize("operation", ["put_server_sums", "insert_report", "set_counter", "prune"])
+OPERATIONS = ["put_server_sums", "put_fleet_sums", "insert_report", "set_counter", "prune"]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
 def test_scoring_that_fails_half_way_leaves_no_trace(tmp_path, monkeypatch, operation):
     whole = ledger(tmp_path / "whole")
     wanted = drive(whole, range(12))
-    book = ledger(tmp_path / "first")
+    book = ledger(tmp_path / "first", save_every=1)
     drive(book, range(7))
 
     def fail(*_args, **_kwargs):
@@ -91,7 +94,84 @@ def test_scoring_that_fails_half_way_leaves_no_trace(tmp_path, monkeypatch, oper
             book.score(7, SERVERS, random_actuals(rng))
     assert book.scored_through == 6
     assert drive(book, range(7, 12)) == wanted[7:]
-    assert book.accuracy() == whole.accuracy()
+    same_sums(book, whole)
+
+
+def same_sums(book, other):
+    """Every read of the two ledgers is the same, to the last bit."""
+    assert book.accuracy() == other.accuracy()
+    for server in (*SERVERS, "new", "nobody"):
+        assert book.accuracy(server=server) == other.accuracy(server=server)
+    for member in ("champion", "copy_last", "v12"):
+        mine, wanted = book.daily(member), other.daily(member)
+        assert mine.days == wanted.days
+        assert mine.member.tobytes() == wanted.member.tobytes()
+        assert mine.champion.tobytes() == wanted.champion.tobytes()
+
+
+@pytest.mark.parametrize("save_every", [1, 4, 100])
+def test_a_kill_after_any_slot_costs_no_bit_of_the_sums_by_server(tmp_path, save_every):
+    whole = ledger(tmp_path / "whole", save_every=3)
+    book = ledger(tmp_path / "first", save_every=save_every)
+    for slot in range(2 * DAY + 3):
+        wanted = drive(whole, [slot])
+        assert drive(book, [slot]) == wanted
+        # Killed here, it begins with what is on disk and computes the rest again.
+        book = ledger(crashed(tmp_path / "first", tmp_path / str(slot)), save_every=save_every)
+        same_sums(book, whole)
+        book.close()
+        book = ledger(tmp_path / str(slot), save_every=save_every)
+        (tmp_path / "first").rename(tmp_path / f"old{slot}")
+        (tmp_path / str(slot)).rename(tmp_path / "first")
+    same_sums(book, whole)
+
+
+def test_a_start_computes_only_what_was_not_saved(tmp_path, monkeypatch):
+    book = ledger(tmp_path / "first", save_every=3)
+    drive(book, range(DAY))
+    read = []
+    report = LedgerFile.report
+    monkeypatch.setattr(LedgerFile, "report", lambda self, at: read.append(at) or report(self, at))
+    ledger(crashed(tmp_path / "first", tmp_path / "second"))
+    assert read == [6, 7]
+
+
+def test_a_block_issued_after_its_slots_were_scored_counts_in_none_of_them(tmp_path):
+    book = ledger(tmp_path / "first")
+    book.issue([block(4, center=1)])
+    book.score(5, SERVERS, actuals(0))
+    book.issue([block(4, "copy_last", center=2)])
+    for now in (book, ledger(crashed(tmp_path / "first", tmp_path / "second"))):
+        assert now.accuracy(server="s0").member("copy_last") is None
+    book.score(6, SERVERS, actuals(0))
+    heir = ledger(crashed(tmp_path / "first", tmp_path / "third"))
+    for now in (book, heir):
+        assert now.accuracy(server="s0").member("copy_last").pooled.n == 2
+        assert now.accuracy(server="s0").member("champion").pooled.n == 4
+
+
+def test_a_damaged_block_that_must_be_read_again_is_named_and_the_file_let_go(tmp_path):
+    book = ledger(tmp_path)
+    drive(book, range(4))
+    book.close()
+    for _ in range(2):
+        with sqlite3.connect(tmp_path / "ledger.sqlite") as db:
+            db.execute("UPDATE blocks SET data = x'00112233' WHERE slot = 2")
+        db.close()
+        with pytest.raises(StateError, match="stored block"):
+            ledger(tmp_path)
+
+
+def test_slots_that_are_skipped_drop_nothing_that_is_not_saved(tmp_path):
+    book = ledger(tmp_path / "first", retain_slots=HORIZON)
+    drive(book, range(6))
+    before = book.accuracy(server="s0").member("champion").pooled.n
+    book.score(100 * DAY, SERVERS, actuals(0))
+    heir = ledger(crashed(tmp_path / "first", tmp_path / "second"), retain_slots=HORIZON)
+    for now in (book, heir):
+        assert now.counts()["kept_blocks"] == 0
+        assert now.accuracy(server="s0", since_slot=0).members == ()  # 35 days are long over
+    assert before > 0
 
 
 def test_old_blocks_and_reports_go_and_sums_stay(tmp_path):
@@ -146,7 +226,7 @@ def test_a_file_of_an_unknown_format_is_refused_and_left_alone(tmp_path):
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version=99")
     db.close()
-    with pytest.raises(StateError, match="format 99 is unknown, need 1"):
+    with pytest.raises(StateError, match="format 99 is unknown, need 2"):
         ledger(tmp_path)
 
 
@@ -202,6 +282,25 @@ def test_the_published_snapshot_survives_a_restart_and_never_goes_back(tmp_path)
     heir = ledger(crashed(tmp_path / "first", tmp_path / "second"))
     assert (heir.latest().revision, heir.latest().version) == (8, 4)
     assert heir.latest().pack() == book.latest().pack()
+
+
+def test_a_snapshot_of_blocks_of_record_is_kept_without_them_and_comes_back_whole(tmp_path):
+    book = ledger(tmp_path / "first")
+    rng = np.random.default_rng(0)
+    blocks = tuple(random_blocks(rng, 7))
+    other = replace(block(7, "v12"), values=block(7, center=3).values)
+    book.issue(blocks)
+    shown = replace(snapshot(), targets=blocks[0].targets, blocks=(other, *blocks))
+    book.publish(shown)
+    heir = ledger(crashed(tmp_path / "first", tmp_path / "second"))
+    assert heir.latest().pack() == shown.pack()
+    with sqlite3.connect(tmp_path / "second" / "ledger.sqlite") as db:
+        heir.close()
+        ((size,),) = db.execute("SELECT length(data) FROM snapshot")
+        db.execute("DELETE FROM blocks")
+    db.close()
+    assert size == len(shown.pack(without=("champion", "copy_last")))
+    assert ledger(tmp_path / "second").latest() is None
 
 
 def test_a_damaged_snapshot_is_as_good_as_none(tmp_path, caplog):

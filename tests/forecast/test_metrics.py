@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from forecast import metrics
-from forecast.metrics import Score, cell_sums
+from forecast.metrics import Score, cell_sums, sums_width
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 NUMBERS = st.floats(-1e3, 1e3, width=32)
@@ -91,7 +91,7 @@ def test_wql_equals_the_naive_one(case):
 @given(forecasts())
 def test_the_read_out_of_sums_equals_the_functions(case):
     y, q = case
-    score = Score(cell_sums(y, q, LEVELS).sum(0))
+    score = Score(cell_sums(y, q, LEVELS).sum(0), LEVELS)
     np.testing.assert_allclose(score.wql, metrics.wql(y, q, LEVELS), rtol=1e-9)
     shares = metrics.coverage(y, q, LEVELS)
     if score.n:
@@ -101,6 +101,7 @@ def test_the_read_out_of_sums_equals_the_functions(case):
         np.testing.assert_allclose(score.mae, np.abs(error).mean())
         np.testing.assert_allclose(score.rmse, np.sqrt((error**2).mean()))
         assert score.n == known.sum()
+        np.testing.assert_allclose(score.below, (y[known][:, None] <= q[known]).mean(0))
     else:
         assert shares == {}
 
@@ -108,7 +109,7 @@ def test_the_read_out_of_sums_equals_the_functions(case):
 @given(forecasts(), st.integers(0, 12))
 def test_scores_of_parts_add_up_to_the_score_of_the_whole(case, cut):
     cells = cell_sums(*case, LEVELS)
-    parts = Score(cells[:cut].sum(0)) + Score(cells[cut:].sum(0))
+    parts = Score(cells[:cut].sum(0), LEVELS) + Score(cells[cut:].sum(0), LEVELS)
     np.testing.assert_allclose(parts.sums, cells.sum(0), rtol=1e-9)
 
 
@@ -116,6 +117,14 @@ def test_coverage_counts_the_ends_of_an_interval():
     q = np.array([[1.0, 2.0, 3.0, 4.0, 5.0]] * 4)
     y = np.array([1.0, 2.0, 5.0, 5.1])
     assert metrics.coverage(y, q, LEVELS) == {0.8: 0.75, 0.4: 0.25}
+
+
+def test_the_share_below_a_level_counts_its_end_and_needs_no_symmetry():
+    levels = (0.1, 0.5, 0.8, 0.9)
+    q = np.array([[1.0, 2.0, 3.0, 4.0]] * 4)
+    score = Score(cell_sums(np.array([1.0, 2.5, 3.0, 9.0]), q, levels).sum(0), levels)
+    assert score.below.tolist() == [0.25, 0.25, 0.75, 0.75]
+    assert score.coverage.tolist() == [0.75]
 
 
 def test_central_intervals_need_both_sides():
@@ -133,10 +142,11 @@ def test_a_masked_cell_and_an_infinite_forecast_add_nothing():
 
 
 def test_nothing_compared_reads_as_nan():
-    score = Score(np.zeros(7))
+    score = Score(np.zeros(sums_width(LEVELS)), LEVELS)
     assert score.n == 0
     assert all(np.isnan(value) for value in (score.mae, score.rmse, score.wql, score.pinball))
     assert np.isnan(score.coverage).all()
+    assert np.isnan(score.below).all()
     assert math.isnan(metrics.wql(np.zeros(2), np.zeros((2, 5)), LEVELS))
 
 

@@ -141,11 +141,12 @@ class Weights:
             group = self.groups[step - 1]
             slope = np.where(actual < issued_STQ, 1 - tau, -tau)
             better = slope * (issued_STQ - forecast_KSTQ)
-            found = np.where(np.isfinite(better) & np.isfinite(actual), better, 0) @ gather
-            total[:, :, group] += np.moveaxis(found, 0, 1)
+            known_cells = np.isfinite(better) & np.isfinite(actual)
+            by_part = np.where(known_cells, better, 0) @ gather
+            total[:, :, group] += np.moveaxis(by_part, 0, 1)
             count[group] += 1
         seen = count > 0
-        found = total[:, :, seen] / count[seen][:, None, None]
+        found: Float32Array = total[:, :, seen] / count[seen][:, None, None]
         discount = np.float32(DISCOUNT)
         own = discount * known.variance[1:, :, seen] + np.float32(2.2) * found * found
         # The fleet's row counts servers alike: each one's regret in units of what its regrets are.

@@ -32,8 +32,6 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from forecast import ledger_reads
 from forecast.accuracy import AccuracyReport
 from forecast.clock import slots_per_day
@@ -46,7 +44,7 @@ from forecast.ledger_reads import DailySums
 from forecast.metrics import FloatArray, sums_width
 from forecast.open_blocks import OpenBlocks
 from forecast.record import ForecastBlock, Snapshot
-from forecast.scoring import Scored, StepReport, join, report_of
+from forecast.scoring import Scored, StepReport, counted_actuals, join, report_of
 
 __all__ = ["AccuracyReport", "DailySums", "Ledger", "StepReport"]
 
@@ -136,7 +134,7 @@ class Ledger:
         Raises ValueError for other targets, levels or another horizon than the ledger's.
         """
         for block in blocks:
-            self._check(block)
+            block.check(self._targets, self._levels, self._horizon)
         with self._lock:
             return self._open.issue(blocks, self._scored_through)
 
@@ -156,15 +154,7 @@ class Ledger:
         is no longer kept.
         """
         names = tuple(servers)
-        if actuals_ST.shape != (len(set(names)), len(self._targets)):
-            raise ValueError(
-                f"slot {slot}: actuals are {actuals_ST.shape}, need one row for each of "
-                f"{len(set(names))} servers and {len(self._targets)} targets"
-            )
-        counted = np.asarray(actuals_ST, np.float32)
-        if masked:
-            hidden = np.array([name in masked for name in names], bool)
-            counted = np.where(hidden[:, None], np.float32(np.nan), counted)
+        counted = counted_actuals(slot, names, actuals_ST, len(self._targets), masked)
         with self._lock:
             if self._scored_through is not None and slot <= self._scored_through:
                 return self._scored_before(slot)
@@ -262,14 +252,6 @@ class Ledger:
             # The next step publishes another: better none until then than no ledger.
             log.warning("the published snapshot is lost: %s", error)
             return None
-
-    def _check(self, block: ForecastBlock) -> None:
-        if not block.member:
-            raise ValueError(f"the block at {block.slot} names no member")
-        have = (block.targets, block.levels, block.horizon)
-        need = (self._targets, self._levels, self._horizon)
-        if have != need:
-            raise ValueError(f"block of {block.member!r} at {block.slot} has {have}, need {need}")
 
     def _scored_before(self, slot: int) -> StepReport:
         data = self._file.report(slot)

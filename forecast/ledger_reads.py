@@ -54,7 +54,7 @@ def daily(
     return DailySums(tuple(found), both[:, 0], both[:, 1])
 
 
-def accuracy(  # noqa: PLR0913 (what is asked, and what the ledger knows, each by its name)
+def accuracy(
     file: LedgerFile,
     layout: str,
     today: DaySums,

@@ -5,7 +5,7 @@ S servers, H horizon steps, T targets, Q quantile levels; N windows, L context, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -60,6 +60,15 @@ class ForecastBlock:
             )
         if len(set(self.servers)) < len(self.servers):
             raise ValueError(f"block of {self.member!r} at slot {self.slot} names a server twice")
+
+    def check(self, targets: Sequence[str], levels: Sequence[float], horizon: int) -> None:
+        """Raise ValueError for a nameless member, other targets or levels, or another horizon."""
+        if not self.member:
+            raise ValueError(f"the block at {self.slot} names no member")
+        have = (self.targets, self.levels, self.horizon)
+        need = (tuple(targets), tuple(levels), horizon)
+        if have != need:
+            raise ValueError(f"block of {self.member!r} at {self.slot} has {have}, need {need}")
 
     @property
     def horizon(self) -> int:

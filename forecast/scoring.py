@@ -18,7 +18,7 @@ E members, S servers, T targets, H horizon, Q levels, F sums per cell (`metrics`
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -221,6 +221,29 @@ def join(
         )
         found.append(Scored(name, made_by, _only(own, issued[name], kept), pair, champion))
     return tuple(found)
+
+
+def counted_actuals(
+    slot: int,
+    servers: tuple[str, ...],
+    actuals_ST: FloatArray,
+    targets: int,
+    masked: Collection[str],
+) -> NDArray[np.float32]:
+    """Actuals [S, T] as they count: those of masked servers are gaps.
+
+    Raises ValueError when there is not one row for each server and one column for each target.
+    """
+    if actuals_ST.shape != (len(set(servers)), targets):
+        raise ValueError(
+            f"slot {slot}: actuals are {actuals_ST.shape}, need one row for each of "
+            f"{len(set(servers))} servers and {targets} targets"
+        )
+    counted = np.asarray(actuals_ST, np.float32)
+    if masked:
+        hidden = np.array([name in masked for name in servers], bool)
+        counted = np.where(hidden[:, None], np.float32(np.nan), counted)
+    return counted
 
 
 def report_of(

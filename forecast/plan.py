@@ -23,8 +23,8 @@ NEEDS: tuple[Need, ...] = get_args(Need)
 `[limits]`."""
 
 MIB = 1 << 20
-MEMBERS = 3
-"""Members that issue forecasts of record: the champion and two baselines."""
+MEMBERS = 4
+"""Members that issue forecasts of record: the champion, two baselines and least squares."""
 
 # MiB a process holds beside its data: PSS (pages shared by processes count once) after 400 slots of
 # the demo fleet, 8 servers. Linux, Python 3.11.7, Ray 2.60.0, torch 2.13.0 for CPU.

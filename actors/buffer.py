@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from actors.commits import Commits
-from forecast import least_squares
 from forecast.baselines import BaselineTables
 from forecast.errors import Busy, StateError
 from forecast.free_space import FreeSpace
@@ -22,6 +21,7 @@ from forecast.record import ServerStatus
 from forecast.schema import SampleBlock
 from forecast.storage import HANDOVER_S, OwnerLock
 from forecast.windows import RawWindows
+from train import expert
 from train.buffer import AppendReport, Buffer, BufferStatus
 
 log = logging.getLogger("fleetcast.buffer")
@@ -143,7 +143,7 @@ class BufferActor:
         Its examples are cut at once; the fit runs in a thread, beside appends, on them alone.
         """
         examples = self._buffer.examples(as_of=as_of)
-        return await asyncio.to_thread(least_squares.fit, examples, levels)
+        return await asyncio.to_thread(expert.fit, examples, levels)
 
     async def actuals(self, slot: int) -> tuple[tuple[str, ...], np.ndarray]:
         """What happened in a slot: servers and values [S, T] of the targets."""

@@ -14,6 +14,8 @@ FloatArray = NDArray[np.floating[Any]]
 Float32Array = NDArray[np.float32]
 
 SIGNS = 8
+FARTHEST = 12.0
+"""Squashed changes end here: 80,000 units."""
 
 
 def inputs_of(
@@ -31,9 +33,9 @@ def inputs_of(
     >>> inputs_of(line, np.array([[np.nan]], np.float32), one * 3, one).round(2)[0, :5]
     array([-1.44, -1.44,  0.  ,  0.  ,  0.  ], dtype=float32)
     """
-    changes = np.arcsinh((_filled(context) - last) / unit)
+    changes = squashed(_filled(context), last, unit)
     np.copyto(changes, 0.0, where=np.isnan(changes))
-    yesterday = np.arcsinh((daily - last) / unit)
+    yesterday = squashed(daily, last, unit)
     np.copyto(yesterday, 0.0, where=np.isnan(yesterday))
     parts = [changes[..., :-1], yesterday]
     for span in spans(context.shape[-1]):
@@ -41,6 +43,17 @@ def inputs_of(
         parts += [late.min(-1, keepdims=True), late.max(-1, keepdims=True)]
     parts.append(np.ones_like(changes[..., :1]))
     return np.concatenate(parts, axis=-1).astype(np.float32)
+
+
+def squashed(values: Float32Array, last: Float32Array, unit: FloatArray) -> Float32Array:
+    """Changes from `last` in units, by arcsinh; NaN where a value is, and never beyond `FARTHEST`.
+
+    One absurd value must not spoil the sums of a fleet.
+    """
+    with np.errstate(over="ignore"):
+        changes = np.arcsinh((values - last) / unit)
+    found: Float32Array = np.clip(changes, -FARTHEST, FARTHEST, out=changes).astype(np.float32)
+    return found
 
 
 def spans(context: int) -> tuple[int, ...]:

@@ -20,14 +20,13 @@ from numpy.typing import NDArray
 from forecast.baselines import BaselineTables, residual_tables
 from forecast.clock import slots_per_day
 from forecast.errors import StateError, UnknownServer
-from forecast.least_squares import Examples
 from forecast.record import ServerStatus
 from forecast.schema import SampleBlock, Schema
 from forecast.storage import DISK, Disk
 from forecast.windows import RawWindows
 from train import snapshot
 from train.cuts import Cutter
-from train.examples import examples_of
+from train.examples import Examples, examples_of
 from train.intake import AppendReport, Intake
 from train.requests import Requests
 from train.segments import SegmentLog

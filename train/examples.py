@@ -6,17 +6,43 @@ S servers, O origins of each, L context slots, H horizon slots, M metrics, T tar
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from forecast.least_squares import HISTORY_DAYS, MOST_WINDOWS, Examples
+from forecast.least_squares import HISTORY_DAYS, MOST_WINDOWS
 from forecast.schema import Schema
 from train.grid import Grid
 from train.roster import Roster
 
+Float32Array = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
 _LEAST_STRIDE = 7
 """Slots between a server's origins at least: nearer ones say much the same."""
 _AT_A_TIME = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Windows with labels to fit on, the same number of each server; natural units, NaN = gap."""
+
+    as_of: int
+    servers: tuple[str, ...]
+    targets: tuple[str, ...]
+    logs: tuple[bool, ...]
+    """Which targets are read as log1p."""
+    floors: tuple[float, ...]
+    """The least change that means anything, of each target in its own space."""
+    context: int
+    slots_per_day: int
+    origins: IntArray
+    """[S, O]; no label lies after `as_of`."""
+    values: Float32Array
+    """[S, O, L+H, T] context and labels."""
+    daily: Float32Array
+    """[S, O, H, T] the value one day before each label."""
 
 
 def stride_of(servers: int, slots: int, day: int, *, most: int = MOST_WINDOWS) -> int:

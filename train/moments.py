@@ -60,11 +60,12 @@ class Moments:
 
         `ridge` is added to the diagonal in units of its mean.
         """
-        inputs = self._inputs.sum(0)
-        size = len(inputs)
-        inputs[np.diag_indices(size)] += ridge * np.trace(inputs) / size + _LEAST
-        found: Floats = np.linalg.solve(inputs, self._outputs.sum(0))
+        found: Floats = _ridged(self._inputs.sum(0)[None], self._outputs.sum(0)[None], ridge)[0]
         return found
+
+    def alone(self, *, ridge: float) -> Floats:
+        """Weights [G, P, H] of each member by itself; `ridge` as for the whole group."""
+        return _ridged(self._inputs, self._outputs, ridge)
 
     def own(self, center_PH: Array, *, pull: float) -> Floats:
         """Weights [G, P, H] of each member, pulled towards a common centre.
@@ -78,3 +79,12 @@ class Moments:
         outputs = self._outputs + strength[:, None] * center_PH
         found: Floats = np.linalg.solve(inputs, outputs.astype(np.float64))
         return found
+
+
+def _ridged(inputs_GPP: Floats, outputs_GPH: Floats, ridge: float) -> Floats:
+    size = inputs_GPP.shape[-1]
+    diagonal = ridge * np.einsum("gpp->g", inputs_GPP) / size + _LEAST
+    found: Floats = np.linalg.solve(
+        inputs_GPP + diagonal[:, None, None] * np.eye(size), outputs_GPH
+    )
+    return found

@@ -39,6 +39,8 @@ HISTORY_DAYS = 14
 """What is fitted on."""
 MOST_WINDOWS = 24_000
 """Examples of a fit, over all servers."""
+LEAST_STRIDE = 7
+"""Slots between the origins of a server's examples at least: nearer ones say much the same."""
 
 _PAIRS = 4096
 """About so many of a server's changes say how large they are; more would change nothing."""

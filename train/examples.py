@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from forecast.least_squares import HISTORY_DAYS, MOST_WINDOWS
+from forecast.least_squares import HISTORY_DAYS, LEAST_STRIDE, MOST_WINDOWS
 from forecast.schema import Schema
 from train.grid import Grid
 from train.roster import Roster
@@ -19,8 +19,6 @@ from train.roster import Roster
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
-_LEAST_STRIDE = 7
-"""Slots between a server's origins at least: nearer ones say much the same."""
 _AT_A_TIME = 2048
 
 
@@ -53,7 +51,7 @@ def stride_of(servers: int, slots: int, day: int, *, most: int = MOST_WINDOWS) -
     >>> stride_of(24, 14 * 288, 288), stride_of(3000, 14 * 288, 288)
     (7, 505)
     """
-    stride = max(min(_LEAST_STRIDE, day - 1), math.ceil(servers * slots / most), 1)
+    stride = max(min(LEAST_STRIDE, day - 1), math.ceil(servers * slots / most), 1)
     while math.gcd(stride, day) > 1:
         stride += 1
     return stride

@@ -16,10 +16,12 @@ from actors.commits import Commits
 from forecast.baselines import BaselineTables
 from forecast.errors import Busy, StateError
 from forecast.free_space import FreeSpace
+from forecast.least_squares import LeastSquaresTables
 from forecast.record import ServerStatus
 from forecast.schema import SampleBlock
 from forecast.storage import HANDOVER_S, OwnerLock
 from forecast.windows import RawWindows
+from train import expert
 from train.buffer import AppendReport, Buffer, BufferStatus
 
 log = logging.getLogger("fleetcast.buffer")
@@ -134,6 +136,14 @@ class BufferActor:
     async def residuals(self, **query: Any) -> BaselineTables:
         """Residual quantiles of the baselines; see `Buffer.residuals`."""
         return self._buffer.residuals(**query)
+
+    async def least_squares(self, *, as_of: int, levels: tuple[float, ...]) -> LeastSquaresTables:
+        """The least-squares expert as of a slot.
+
+        Its examples are cut at once; the fit runs in a thread, beside appends, on them alone.
+        """
+        examples = self._buffer.examples(as_of=as_of)
+        return await asyncio.to_thread(expert.fit, examples, levels)
 
     async def actuals(self, slot: int) -> tuple[tuple[str, ...], np.ndarray]:
         """What happened in a slot: servers and values [S, T] of the targets."""

@@ -27,7 +27,7 @@ from actors.learning import Learning
 from actors.settings import Settings
 from actors.state import ControllerState, StateFile
 from forecast.errors import ArtifactError, StateError
-from forecast.members import SEASONAL_NAIVE, Members, blocks_of_record
+from forecast.members import SEASONAL_NAIVE, Members, MemberTables, blocks_of_record
 from forecast.record import CHAMPION, ENSEMBLE, Snapshot
 from train.buffer import BufferStatus
 
@@ -214,13 +214,14 @@ class Controller:
         )
 
     async def _baselines(self, slot: int) -> Any:
-        """Residual tables, made anew each event hour: a function of the slot, not of the past."""
-        hour = slot - slot % self.settings.per_hour
+        """Tables of baselines and expert, anew each event hour: of the slot, not of the past."""
+        hour, levels = slot - slot % self.settings.per_hour, self.settings.levels
         if self._tables is None or self._tables[0] != hour:
-            tables = await self._buffer.residuals.remote(
-                as_of=hour, hours=self.settings.window_hours, levels=self.settings.levels
+            fitting = self._buffer.least_squares.remote(as_of=hour, levels=levels)
+            residuals = await self._buffer.residuals.remote(
+                as_of=hour, hours=self.settings.window_hours, levels=levels
             )
-            self._tables = (hour, tables)
+            self._tables = (hour, MemberTables(residuals, await fitting))
         return self._tables[1]
 
     def _commit(self, state: ControllerState) -> None:

@@ -134,7 +134,7 @@ def copy_last(
     """
     columns = _columns(raw, tables, targets)
     residuals = _residuals(raw, tables, columns, tables.copy_last, tables.pooled_copy_last)
-    return _clip(_last(raw, columns)[:, None, :, None] + residuals, lower, upper)
+    return clipped(newest(raw, columns.metrics)[:, None, :, None] + residuals, lower, upper)
 
 
 def seasonal_naive(
@@ -152,7 +152,7 @@ def seasonal_naive(
     columns = _columns(raw, tables, targets)
     residuals = _residuals(raw, tables, columns, tables.seasonal, tables.pooled_seasonal)
     before_NHT = raw.daily[:, raw.context :, columns.metrics]
-    seasonal = _clip(before_NHT[..., None] + residuals, lower, upper)
+    seasonal = clipped(before_NHT[..., None] + residuals, lower, upper)
     copied = copy_last(raw, tables, targets, lower=lower, upper=upper)
     return np.where(np.isnan(seasonal), copied, seasonal)
 
@@ -169,7 +169,7 @@ def _deviations(y_STW: Float32Array, enough: int) -> tuple[Float32Array, Float32
     """
     deviation, count = _deviation(y_STW)
     known = count >= max(2, enough)
-    median = _sorted_quantile(np.where(known, deviation, np.nan).T, np.array([0.5]))[..., 0]
+    median = sorted_quantile(np.where(known, deviation, np.nan).T, np.array([0.5]))[..., 0]
     typical: Float32Array = np.nan_to_num(median, nan=0.0).astype(np.float32)
     return np.where(known, deviation, typical).astype(np.float32), typical
 
@@ -192,7 +192,7 @@ def _quantiles(
     enough: int,
 ) -> tuple[Float32Array, Float32Array]:
     """Residual quantiles [S, T, Q] in natural units, and the pooled ones [T, Q] in deviations."""
-    own = _sorted_quantile(change_STW, levels)
+    own = sorted_quantile(change_STW, levels)
     pooled = _pooled(change_STW, deviation_ST, levels, season)
     few = (~np.isnan(change_STW)).sum(-1) < max(1, enough)
     borrowed = pooled * deviation_ST[..., None]
@@ -209,10 +209,10 @@ def _pooled(
     scale = np.where(deviation_ST > 0, deviation_ST, np.nan)[..., None]
     scaled = change_STW[..., ::stride] / scale
     together = np.moveaxis(scaled, 1, 0).reshape(targets, -1)
-    return np.nan_to_num(_sorted_quantile(together, levels), nan=0.0).astype(np.float32)
+    return np.nan_to_num(sorted_quantile(together, levels), nan=0.0).astype(np.float32)
 
 
-def _sorted_quantile(values: FloatArray, levels: NDArray[np.float64]) -> NDArray[np.float64]:
+def sorted_quantile(values: FloatArray, levels: NDArray[np.float64]) -> NDArray[np.float64]:
     """Quantiles [..., Q] over the last axis, gaps left out; NaN where nothing is left.
 
     Linear between the order statistics (type 7 of Hyndman and Fan, Sample Quantiles in Statistical
@@ -252,14 +252,16 @@ def _columns(raw: RawWindows, tables: BaselineTables, targets: Sequence[str]) ->
     )
 
 
-def _last(raw: RawWindows, columns: _Columns) -> Float32Array:
-    """The newest known value [N, T] of each target."""
-    context = raw.values[:, : raw.context, columns.metrics]
-    known = np.concatenate(
-        [raw.weekly[:, :, columns.metrics], raw.daily[:, :, columns.metrics], context], axis=1
-    )
-    newest = known.shape[1] - 1 - np.argmax(~np.isnan(known)[:, ::-1], axis=1)
-    found: Float32Array = np.take_along_axis(known, newest[:, None], axis=1)[:, 0]
+def newest(raw: RawWindows, columns: Sequence[int]) -> Float32Array:
+    """The newest known value [N, T] of these columns: of the context, the day or the week before.
+
+    NaN where nothing is known.
+    """
+    chosen = list(columns)
+    context = raw.values[:, : raw.context, chosen]
+    known = np.concatenate([raw.weekly[:, :, chosen], raw.daily[:, :, chosen], context], axis=1)
+    at = known.shape[1] - 1 - np.argmax(~np.isnan(known)[:, ::-1], axis=1)
+    found: Float32Array = np.take_along_axis(known, at[:, None], axis=1)[:, 0]
     return found
 
 
@@ -288,7 +290,10 @@ def _residuals(
     return residuals
 
 
-def _clip(values: Float32Array, lower: FloatArray | None, upper: FloatArray | None) -> Float32Array:
+def clipped(
+    values: Float32Array, lower: FloatArray | None, upper: FloatArray | None
+) -> Float32Array:
+    """Values [..., T, Q] within the bounds [T] that are given."""
     floor = -np.inf if lower is None else lower[:, None]
     ceiling = np.inf if upper is None else upper[:, None]
     return np.clip(values, floor, ceiling).astype(np.float32)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from forecast import baselines
+from forecast import baselines, least_squares
 from forecast.artifact import Artifact, unpack
 from forecast.errors import UnknownVersion
 from forecast.fit import Fit
@@ -24,11 +24,21 @@ from forecast.windows import Windows, transform
 if TYPE_CHECKING:
     from forecast.baselines import BaselineTables
     from forecast.fast.serving import Precision
+    from forecast.least_squares import LeastSquaresTables
     from forecast.model import Model
     from forecast.schema import Schema
 
 COPY_LAST = "copy_last"
 SEASONAL_NAIVE = "seasonal_naive"
+LEAST_SQUARES = "least_squares"
+
+
+@dataclass(frozen=True, slots=True)
+class MemberTables:
+    """What the members that are no versions know, as of the same slot."""
+
+    baselines: BaselineTables
+    least_squares: LeastSquaresTables
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +201,7 @@ def blocks_of_record(
     *,
     slot: int,
     members: Members,
-    tables: BaselineTables,
+    tables: MemberTables,
     schema: Schema,
     levels: Sequence[float],
     ready: np.ndarray,
@@ -204,9 +214,12 @@ def blocks_of_record(
     lower, upper = bounds(schema)
     naive = {COPY_LAST: baselines.copy_last, SEASONAL_NAIVE: baselines.seasonal_naive}
     values = {
-        name: forecast(raw, tables, schema.targets, lower=lower, upper=upper)
+        name: forecast(raw, tables.baselines, schema.targets, lower=lower, upper=upper)
         for name, forecast in naive.items()
     }
+    values[LEAST_SQUARES] = least_squares.least_squares(
+        raw, tables.least_squares, schema.targets, lower=lower, upper=upper
+    )
     if members.champion is not None:
         block = np.full_like(values[COPY_LAST], np.nan)
         if ready.any():

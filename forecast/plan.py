@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from forecast.config import Config
 from forecast.errors import ConfigError
+from forecast.least_squares import HISTORY_DAYS, LEAST_STRIDE, MOST_WINDOWS
 from forecast.metrics import central_intervals
 from forecast.window_spec import WindowSpec
 
@@ -23,8 +24,8 @@ NEEDS: tuple[Need, ...] = get_args(Need)
 `[limits]`."""
 
 MIB = 1 << 20
-MEMBERS = 3
-"""Members that issue forecasts of record: the champion and two baselines."""
+MEMBERS = 4
+"""Members that issue forecasts of record: the champion, two baselines and least squares."""
 
 # MiB a process holds beside its data: PSS (pages shared by processes count once) after 400 slots of
 # the demo fleet, 8 servers. Linux, Python 3.11.7, Ray 2.60.0, torch 2.13.0 for CPU.
@@ -58,6 +59,8 @@ are kept a little longer than of use; tracemalloc, 1,000 servers, 8 metrics."""
 _JOIN = 5.0
 """The same of scoring a slot, per byte of its joined forecasts in float64; 500 servers."""
 _SPREAD_HOURS = 48
+_FIT_BYTES = 25
+"""While one target is fitted, beside its values."""
 _SQLITE_WRITES = 3.0
 """Bytes the ledger writes for a byte it is given: pages to its log, then to the file; the process's
 write counter over 60 slots of 200 servers."""
@@ -69,6 +72,8 @@ _PARSE_S = 6e-6
 """One row of 4 metrics from JSON."""
 _CUT_S = 33e-6
 """One server's window."""
+_FIT_S, _EXPERT_S = 50e-9, 42e-9
+"""Least squares: one value of the examples, once an hour, and one quantile; 3,000 servers."""
 _SCORE_S = 50e-9
 """One quantile of one server, target, step and member against what came."""
 _PUBLISH_S = 5e-9
@@ -164,6 +169,9 @@ class Sizes:
         self.context, self.horizon = panel.context_slots, panel.horizon_slots
         self.day = 86400 // panel.step
         window = WindowSpec(panel.step, self.context, self.horizon, schema.metrics, schema.targets)
+        examples = min(self.servers * HISTORY_DAYS * self.day // LEAST_STRIDE, MOST_WINDOWS)
+        self.learned = examples * (self.context + 2 * self.horizon)
+        """Values of one target that least squares is fitted on."""
         self.columns = len(window.reals)
         self.read_columns = len(window.known_reals) + len(window.unknown_reals)
         self.length = self.context + self.horizon
@@ -217,7 +225,7 @@ def plan(config: Config, *, series: Mapping[str, int], rates: Rates | None = Non
 
 def _memory(config: Config, sizes: Sizes) -> Iterator[Item]:
     serve, keeping = config.serve, _state_node(config)
-    gateways = serve.gateway_replicas
+    gateways, replicas = serve.gateway_replicas, serve.forecaster_replicas
     windows = config.training.windows + sizes.holdout
     learned = windows * sizes.features
     joined = 8 * MEMBERS * sizes.block // 4  # one step of each open block, in float64
@@ -231,6 +239,7 @@ def _memory(config: Config, sizes: Sizes) -> Iterator[Item]:
         ("buffer grid", 0, sizes.grid, keeping),
         # It reads its snapshot whole; growing takes no more.
         ("buffer grid at a start", 0, sizes.grid_stored, keeping),
+        ("buffer least squares", 0, sizes.learned * (4 * sizes.targets + _FIT_BYTES), keeping),
         ("buffer raw samples", 0, sizes.raw * (1 + _FOLD), keeping),
         # Blocks until they mature, the open day's sums with those of the slot, the snapshot packed.
         ("ledger", _LEDGER, 2 * sizes.snapshot + 2 * MEMBERS * sizes.sums, keeping),
@@ -242,12 +251,7 @@ def _memory(config: Config, sizes: Sizes) -> Iterator[Item]:
         ("ingest", _INGEST, 0, "any node"),
         # So much for each gateway and for the buffer before more is refused.
         ("rows on their way in", serve.max_ingest_mb_in_flight * (gateways + 1), 0, "any node"),
-        (
-            "forecasters",
-            _FORECASTER * serve.forecaster_replicas,
-            sizes.tables * serve.forecaster_replicas,
-            "any node",
-        ),
+        ("forecasters", _FORECASTER * replicas, sizes.tables * replicas, "any node"),
         ("windows in shared memory", 0, windows * sizes.window + 2 * sizes.snapshot, keeping),
     ]
     for what, mib, data, where in parts:
@@ -259,8 +263,7 @@ def _disk(config: Config, sizes: Sizes) -> Iterator[Item]:
     every = config.buffer.snapshot_every_mb * MIB
     log = sizes.log_slot * sizes.day
     blocks, reports = MEMBERS * sizes.block, sizes.report
-    retained = max(sizes.day, sizes.horizon)
-    sums = MEMBERS * sizes.sums
+    retained, sums = max(sizes.day, sizes.horizon), MEMBERS * sizes.sums
     a_day = _SQLITE_WRITES * sizes.day
     versions = config.online_learning.keep_model_versions + 3  # champion, previous and base too
     audit = sizes.updates * _AUDIT_BYTES
@@ -285,7 +288,7 @@ def _cpu(config: Config, sizes: Sizes, rates: Rates) -> Iterator[Item]:
     online, keeping = config.online_learning, _state_node(config)
     servers, samples = sizes.servers, sizes.servers * sizes.metrics
     cells = MEMBERS * sizes.block // 4  # one step of each open block
-    readers = 2 + config.serve.gateway_replicas
+    fitted = sizes.learned * sizes.targets * _FIT_S * min(1.0, config.panel.step / 3600)
     lessons = online.online_epochs * online.windows_per_update * rates.learn_s
     judged = 2 * sizes.holdout * rates.forward_s
     retrain = config.training.max_steps * config.training.batch_size * rates.learn_s
@@ -295,7 +298,8 @@ def _cpu(config: Config, sizes: Sizes, rates: Rates) -> Iterator[Item]:
         ("keep samples", samples * _APPEND_S, keeping),
         ("score", cells * _SCORE_S, keeping),
         ("forecast of record", servers * (_CUT_S + rates.forward_s), keeping),
-        ("publish", readers * sizes.snapshot * _PUBLISH_S, keeping),
+        ("least squares", fitted + sizes.block // 4 * _EXPERT_S, keeping),
+        ("publish", (2 + config.serve.gateway_replicas) * sizes.snapshot * _PUBLISH_S, keeping),
         ("updates", (lessons + judged) * sizes.updates / sizes.day, "trainer"),
         ("retrains", retrain * retrains / sizes.day, "trainer"),
     ]
@@ -304,8 +308,8 @@ def _cpu(config: Config, sizes: Sizes, rates: Rates) -> Iterator[Item]:
 
 
 def _rates(config: Config, sizes: Sizes) -> Rates:
-    per_cell = _FORWARD_S + _FORWARD_HIDDEN_S * config.model.hidden_size
-    forward = per_cell * sizes.length * sizes.read_columns
+    forward = _FORWARD_S + _FORWARD_HIDDEN_S * config.model.hidden_size
+    forward *= sizes.length * sizes.read_columns
     return Rates(forward, _LEARN_FORWARDS * forward)
 
 

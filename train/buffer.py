@@ -26,6 +26,7 @@ from forecast.storage import DISK, Disk
 from forecast.windows import RawWindows
 from train import snapshot
 from train.cuts import Cutter
+from train.examples import Examples, examples_of
 from train.intake import AppendReport, Intake
 from train.requests import Requests
 from train.segments import SegmentLog
@@ -76,7 +77,7 @@ class Buffer:
         disk: Disk = DISK,
     ) -> None:
         self._schema = schema
-        self._horizon = horizon
+        self._context, self._horizon = context, horizon
         self._day = slots_per_day(schema.step_seconds)
         self._targets = np.array([schema.names.index(target) for target in schema.targets])
         self._snapshot_every = snapshot_every_bytes
@@ -244,6 +245,18 @@ class Buffer:
             levels=levels,
             horizon=self._horizon,
             season=self._day,
+        )
+
+    def examples(self, *, as_of: int) -> Examples:
+        """What the least-squares expert is fitted on; at most a few days of every server."""
+        intake = self._intake
+        return examples_of(
+            intake.grid,
+            intake.roster,
+            self._schema,
+            as_of=as_of,
+            context=self._context,
+            horizon=self._horizon,
         )
 
     def actuals(self, slot: int) -> tuple[tuple[str, ...], FloatArray]:

@@ -14,7 +14,7 @@ from forecast.artifact import pack as pack_artifact
 from forecast.config_files import load
 from forecast.errors import ConfigError
 from forecast.ledger import Ledger
-from forecast.members import COPY_LAST, SEASONAL_NAIVE
+from forecast.members import COPY_LAST, LEAST_SQUARES, SEASONAL_NAIVE
 from forecast.model import Model, ModelSpec, build
 from forecast.plan import MEMBERS, NEEDS, Rates, Sizes
 from forecast.record import CHAMPION, ForecastBlock, ServerStatus, Snapshot
@@ -108,7 +108,7 @@ def blocks_of(sizes, config, slot, rng):
             levels=config.panel.quantiles,
             values=np.sort(rng.random(shape, dtype=np.float32), axis=-1),
         )
-        for member in (CHAMPION, COPY_LAST, SEASONAL_NAIVE)
+        for member in (CHAMPION, COPY_LAST, SEASONAL_NAIVE, LEAST_SQUARES)
     )
 
 
@@ -181,7 +181,7 @@ def test_a_version_takes_the_disk_that_is_planned(hidden, layers):
 
 
 def test_every_metric_of_the_table_is_counted_as_often_as_it_is_shown():
-    values = {"role": ("buffer", "ledger", "trainer", "registry"), "member": ("a", "b", "c")}
+    values = {"role": ("buffer", "ledger", "trainer", "registry"), "member": ("a", "b", "c", "d")}
     tree: dict = {"fleet": "a", "panel": "b"}
     for row in telemetry.TABLE:
         at = tree

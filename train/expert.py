@@ -1,0 +1,143 @@
+"""Fits the least-squares expert: two regressions that forget, and the quantiles of their errors.
+
+S servers, O origins of each, L context, H horizon, T targets, Q levels, P inputs, R signs of
+restlessness. What is fitted has rows for S servers and a last one for whoever they do not name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forecast.baselines import MIN_RESIDUALS, sorted_quantile
+from forecast.least_squares import LeastSquaresTables, expected, spaced, usual_change
+from forecast.restless import inputs_of, signs_of, squashed
+from train.examples import Examples
+from train.moments import Moments
+
+FloatArray = NDArray[np.floating[Any]]
+Float32Array = NDArray[np.float32]
+Floats = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+HALF_LIFE_DAYS = 7.0
+"""After so long an example counts half."""
+OWN_SERVERS = 256
+"""Fleets up to this size have weights for each server, pulled to the fleet's; others only those."""
+
+_LARGEST_UNIT = 1e30
+_RIDGE = 1e-3
+_PULL, _SCALE_PULL = 10.0, 0.1
+_BORROWED = 100.0
+"""So many errors of the fleet stand beside a server's own ones in its quantiles."""
+
+
+def fit(
+    examples: Examples,
+    levels: Sequence[float],
+    *,
+    half_life_days: float = HALF_LIFE_DAYS,
+    own_servers: int = OWN_SERVERS,
+) -> LeastSquaresTables:
+    """The expert as of the examples' slot.
+
+    An example without its newest value or with a gap in its labels does not count. Without any
+    example the tables say: no change, with certainty.
+    """
+    forgetting = 0.5 ** (1 / (half_life_days * examples.slots_per_day))
+    age = (examples.as_of - examples.origins).astype(np.float64)
+    own = len(examples.servers) <= own_servers
+    found = [
+        _fit_target(examples, place, age, forgetting, np.asarray(levels, np.float64), own)
+        for place in range(len(examples.targets))
+    ]
+    arrays = [np.stack(parts, axis=1).astype(np.float32) for parts in zip(*found, strict=True)]
+    unit, weights, scales, usual, quantiles = arrays
+    return LeastSquaresTables(
+        as_of=examples.as_of,
+        servers=examples.servers,
+        targets=examples.targets,
+        logs=examples.logs,
+        levels=tuple(levels),
+        context=examples.context,
+        horizon=examples.daily.shape[2],
+        unit=unit,
+        weights=weights,
+        scales=scales,
+        usual=usual,
+        quantiles=quantiles,
+    )
+
+
+def _fit_target(
+    examples: Examples, place: int, age_SO: Floats, forgetting: float, levels: Floats, own: bool
+) -> tuple[FloatArray, ...]:
+    """The tables' arrays of one target, without their axis T and in their order."""
+    length, log = examples.context, examples.logs[place]
+    values = spaced(examples.values[..., place], log)
+    daily = spaced(examples.daily[..., place], log)
+    servers, origins, horizon = daily.shape
+    unit = _with_fleets(*usual_change(values, horizon), examples.floors[place])
+    last = values[..., length - 1 : length]
+    scale = unit[:-1, None, None]
+    inputs = inputs_of(values[..., :length], daily, last, scale)
+    signs = signs_of(inputs, length, horizon)
+    change = squashed(values[..., length:], last, scale)
+    counts = np.asarray(np.isfinite(change).all(axis=-1))
+    age = np.where(counts, age_SO, np.inf)
+    change[~counts] = 0.0
+
+    def solved(given: Float32Array, wanted: Float32Array, pull: float) -> Float32Array:
+        """Weights [S+1 or 1, ., H], the fleet's last."""
+        parts = [given, wanted, age]
+        if not own:
+            parts = [part.reshape(1, servers * origins, *part.shape[2:]) for part in parts]
+        moments = Moments(
+            group=len(parts[0]), inputs=given.shape[-1], outputs=horizon, forgetting=forgetting
+        )
+        moments.add(*parts)
+        together = moments.pooled(ridge=_RIDGE)
+        alone = moments.own(together, pull=pull) if own else together[:0]
+        return np.concatenate([alone, together[None]] if own else [together[None]]).astype(
+            np.float32
+        )
+
+    weights = solved(inputs, change, _PULL)
+    row = slice(0, servers) if own else slice(0, 1)
+    error = change - inputs @ weights[row]
+    size = np.where(counts[..., None], np.abs(error), 0.0)
+    scales = solved(signs, size, _SCALE_PULL)
+    usual = _blended(size.sum(1), counts.sum(1)[:, None])
+    relative = error / expected(signs @ scales[row], usual[:-1, None])
+    relative[~counts] = np.nan
+    quantiles = _error_quantiles(relative, levels)
+    return unit, weights, scales, usual, quantiles
+
+
+def _with_fleets(change_S: Float32Array, pairs_S: IntArray, floor: float) -> Float32Array:
+    """[S+1] each server's usual change, the fleet's median where it is not known, and last."""
+    known = pairs_S >= MIN_RESIDUALS
+    typical = np.median(change_S[known]) if known.any() else 0.0
+    every = np.append(np.where(known, change_S, typical), typical)
+    found: Float32Array = np.clip(every, floor, _LARGEST_UNIT).astype(np.float32)
+    return found
+
+
+def _blended(total_SH: FloatArray, count_S1: IntArray) -> Float32Array:
+    """[S+1, H] means, with the fleet's as if from `_BORROWED` more; the fleet's last."""
+    fleet = total_SH.sum(0) / max(1, int(count_S1.sum()))
+    own = (total_SH + _BORROWED * fleet) / (count_S1 + _BORROWED)
+    return np.concatenate([own, fleet[None]]).astype(np.float32)
+
+
+def _error_quantiles(relative_SOH: FloatArray, levels: Floats) -> FloatArray:
+    """[S+1, H, Q] of each server's errors and, `_BORROWED` times, of the fleet's; those last."""
+    by_step = np.ascontiguousarray(np.moveaxis(relative_SOH, 2, 0))
+    fleet = np.nan_to_num(sorted_quantile(by_step.reshape(len(by_step), -1), levels))
+    count = np.isfinite(by_step).sum(-1).T[..., None]
+    own = np.nan_to_num(np.moveaxis(sorted_quantile(by_step, levels), 0, 1))
+    blended = (count * own + _BORROWED * fleet) / (count + _BORROWED)
+    return np.concatenate([blended, fleet[None]])

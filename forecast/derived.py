@@ -71,11 +71,18 @@ class Derived:
 
     @classmethod
     def fresh(
-        cls, *, targets: int, horizon: int, levels: Sequence[float], limits: Limits, rule: Rule
+        cls,
+        targets: Sequence[str],
+        levels: Sequence[float],
+        horizon: int,
+        limits: Limits | None,
+        rule: Rule,
     ) -> Self:
         """Nothing has matured yet."""
-        none = Calibration.fresh(horizon, targets, levels)
-        return cls(rule, limits, Weights.fresh(horizon, targets, levels), none, none)
+        width = len(targets)
+        none = Calibration.fresh(horizon, width, levels)
+        weights = Weights.fresh(horizon, width, levels)
+        return cls(rule, limits or Limits.none(width), weights, none, none)
 
     def derive(self, blocks: Sequence[ForecastBlock]) -> tuple[ForecastBlock, ...]:
         """The blocks of one origin with the derived ones, which come after their parts.

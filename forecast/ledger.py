@@ -96,13 +96,7 @@ class Ledger:
             lock_timeout_s=lock_timeout_s,
             acknowledge=acknowledge,
         )
-        self._derived = Derived.fresh(
-            targets=len(self._targets),
-            horizon=horizon,
-            levels=self._levels,
-            limits=limits or Limits.none(len(self._targets)),
-            rule=weights,
-        )
+        self._derived = Derived.fresh(self._targets, self._levels, horizon, limits, weights)
         self._open = OpenBlocks(self._file, self._layout, horizon)
         self._scored_through = self._file.counter("scored_through")
         self._unsaved: int | None = None

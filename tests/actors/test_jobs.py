@@ -21,6 +21,15 @@ from tests.actors.scenario import small_config, small_replay
 REPLAY = small_replay()
 LAPTOP = str(Path(__file__).parents[2] / "configs" / "laptop.toml")
 
+MEMBERS = {
+    "champion",
+    "champion_calibrated",
+    "copy_last",
+    "ensemble",
+    "least_squares",
+    "seasonal_naive",
+}
+
 
 def _run(*words):
     done = CliRunner().invoke(jobs.main, list(words))
@@ -55,7 +64,7 @@ async def test_a_backtest_scores_every_member_on_the_same_cells_and_keeps_no_sta
     config = small_config(tmp_path / "state", REPLAY)
     told = await backtest(config, REPLAY, stream_days=0.25)
     assert told["streamed_slots"] == 72
-    assert set(told["members"]) == {"champion", "copy_last", "least_squares", "seasonal_naive"}
+    assert set(told["members"]) == MEMBERS
     assert len({member["n"] for member in told["members"].values()}) == 1
     for member in told["members"].values():
         assert list(member["wql_by_step"]) == [str(step) for step in range(1, 7)]

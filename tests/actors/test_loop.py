@@ -17,6 +17,15 @@ from tests.actors.scenario import blocks, outcome_of, play, small_config, small_
 
 REPLAY = small_replay()
 
+MEMBERS = {
+    "champion",
+    "champion_calibrated",
+    "copy_last",
+    "ensemble",
+    "least_squares",
+    "seasonal_naive",
+}
+
 
 class _Stopped(Exception):
     """Stands for a process that ends here."""
@@ -34,12 +43,12 @@ def test_an_empty_registry_and_enough_data_train_the_first_model_and_it_keeps_le
     assert kinds == ["base", "update", "update", "update"]
     assert outcome["version"] == outcome["state"]["champion"]
     assert outcome["state"]["promoted"] >= 1
-    assert set(outcome["forecasts"]) == {"champion", "copy_last", "least_squares", "seasonal_naive"}
+    assert set(outcome["forecasts"]) == MEMBERS
 
 
 def test_every_member_is_scored_on_the_same_cells(outcome):
     members = {member.member: member for member in outcome["accuracy"].members}
-    assert set(members) == {"champion", "copy_last", "least_squares", "seasonal_naive"}
+    assert set(members) == MEMBERS
     assert len({member.pooled.n for member in members.values()}) == 1
     assert len({row.n for row in members["champion"].horizons}) > 1
 

@@ -35,12 +35,13 @@ import numpy as np
 from forecast import ledger_reads
 from forecast.accuracy import AccuracyReport, report_accuracy
 from forecast.clock import slots_per_day
-from forecast.day_sums import DaySums, pack_fleet
+from forecast.day_sums import pack_fleet
 from forecast.errors import RequestError, StateError
 from forecast.ledger_file import LedgerFile
 from forecast.ledger_reads import DailySums
 from forecast.metrics import FloatArray, sums_width
 from forecast.open_blocks import OpenBlocks
+from forecast.open_day import OpenDay
 from forecast.record import ForecastBlock, Snapshot
 from forecast.scoring import Scored, StepReport, join, report_of
 
@@ -78,8 +79,6 @@ class Ledger:
             raise ValueError(f"retain_slots {retain_slots} is below the horizon {horizon}")
         self._targets, self._levels, self._horizon = tuple(targets), tuple(levels), horizon
         self._retain_slots, self._retain_days = retain_slots, retain_days
-        # What is not saved must not be dropped.
-        self._save_every = max(1, min(save_every, retain_slots - horizon + 1))
         self._day_slots = slots_per_day(step_seconds)
         # The number goes up when the sums of a cell change.
         layout = json.dumps([2, self._targets, self._levels, horizon]).encode()
@@ -93,9 +92,13 @@ class Ledger:
         )
         self._open = OpenBlocks(self._file, self._layout, horizon)
         self._scored_through = self._file.counter("scored_through")
-        self._unsaved: int | None = None
+        # What is not saved must not be dropped.
+        save_every = max(1, min(save_every, retain_slots - horizon + 1))
+        self._day = OpenDay(
+            self._file, self._layout, day_slots=self._day_slots, save_every=save_every
+        )
         try:
-            self._day = self._restored_day()
+            self._day.restore(self._scored_before, self._joined)
             self._latest = self._restored()
         except BaseException:
             self._file.close()
@@ -145,7 +148,7 @@ class Ledger:
         with self._lock:
             if self._scored_through is not None and slot <= self._scored_through:
                 return self._scored_before(slot)
-            scored = self._joined(slot, names, counted)
+            scored = join(names, counted, self._open.origins(slot), self._levels)
             report = report_of(slot, names, counted, scored, self._levels)
             self._commit(report, scored)
         return report
@@ -175,7 +178,7 @@ class Ledger:
                 totals = ledger_reads.of_fleet(file, layout, since_day=since_day, version=version)
             else:
                 totals = ledger_reads.of_server(
-                    file, layout, self._day, since_day=since_day, server=server
+                    file, layout, self._day.sums, since_day=since_day, server=server
                 )
         first_day = since_day if since_day is not None else totals.first_day
         return report_accuracy(
@@ -265,53 +268,25 @@ class Ledger:
             )
         return StepReport.unpack(data)
 
-    def _joined(
-        self, slot: int, servers: tuple[str, ...], actuals_ST: FloatArray
-    ) -> tuple[Scored, ...]:
-        """What a slot says of every member that had forecast it before it was scored."""
-        return join(servers, actuals_ST, self._open.origins(slot), self._levels)
+    def _joined(self, report: StepReport) -> tuple[Scored, ...]:
+        return join(report.servers, report.actuals, self._open.origins(report.slot), self._levels)
 
-    def _commit(self, report: StepReport, scored: Sequence[Scored]) -> None:
+    def _commit(self, report: StepReport, scored: tuple[Scored, ...]) -> None:
         """Sums, report and how far scoring came, at once; memory follows the disk."""
         slot, file = report.slot, self._file
-        today = slot // self._day_slots
-        day = self._day if self._day.day == today else DaySums(today)
+        day = self._day.of(slot)
         changed = day.folded(scored)
-        save = self._unsaved is not None and (
-            day is not self._day or slot - self._unsaved >= self._save_every
-        )
         with file.transaction():
-            if save:
-                assert self._scored_through is not None
-                self._save(self._day, self._scored_through)
+            saved = self._day.save_before(slot)
             for key, sums in changed.items():
-                file.put_fleet_sums(today, self._layout, key, pack_fleet(sums))
+                file.put_fleet_sums(day.day, self._layout, key, pack_fleet(sums))
             file.insert_report(slot, report.pack())
             file.set_counter("scored_through", slot)
             file.raise_counter("scored_slots", 1)
             file.raise_counter("scored_cells", report.cells)
-            file.prune(before_slot=slot - self._retain_slots, before_day=today - self._retain_days)
-        day.add(changed, report.servers, scored)
-        self._day, self._scored_through = day, slot
-        if save or self._unsaved is None:
-            self._unsaved = slot
+            file.prune(
+                before_slot=slot - self._retain_slots, before_day=day.day - self._retain_days
+            )
+        self._day.took(report, changed, scored, saved=saved)
+        self._scored_through = slot
         self._open.forget(slot)
-
-    def _save(self, day: DaySums, through: int) -> None:
-        """The servers' sums of a day, which has been scored up to a slot."""
-        day.save(self._file, self._layout)
-        self._file.set_counter(f"saved:{self._layout}", through)
-
-    def _restored_day(self) -> DaySums:
-        """The sums of the last day scored, with the slots whose servers' sums were not saved."""
-        file, day = self._file, DaySums(0)
-        for slot in file.reported(file.counter(f"saved:{self._layout}")):
-            if self._unsaved is None or slot // self._day_slots != day.day:
-                if self._unsaved is not None:
-                    with file.transaction():
-                        self._save(day, slot - 1)
-                day, self._unsaved = DaySums.load(file, self._layout, slot // self._day_slots), slot
-            report = self._scored_before(slot)
-            day.add({}, report.servers, self._joined(slot, report.servers, report.actuals))
-            self._open.forget(slot)
-        return day

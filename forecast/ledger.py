@@ -35,7 +35,7 @@ from typing import Literal
 from forecast import ledger_reads
 from forecast.accuracy import AccuracyReport
 from forecast.clock import slots_per_day
-from forecast.day_sums import DaySums, pack_fleet
+from forecast.day_sums import pack_fleet
 from forecast.derived import Derived, Limits
 from forecast.ensemble import Rule
 from forecast.errors import StateError
@@ -43,6 +43,7 @@ from forecast.ledger_file import LedgerFile
 from forecast.ledger_reads import DailySums
 from forecast.metrics import FloatArray, sums_width
 from forecast.open_blocks import OpenBlocks
+from forecast.open_day import OpenDay
 from forecast.record import ForecastBlock, Snapshot
 from forecast.scoring import Scored, StepReport, counted_actuals, join, report_of
 
@@ -83,8 +84,6 @@ class Ledger:
             raise ValueError(f"retain_slots {retain_slots} is below the horizon {horizon}")
         self._targets, self._levels, self._horizon = tuple(targets), tuple(levels), horizon
         self._retain_slots, self._retain_days = retain_slots, retain_days
-        # What is not saved must not be dropped.
-        self._save_every = max(1, min(save_every, retain_slots - horizon + 1))
         self._day_slots = slots_per_day(step_seconds)
         # The number goes up when the sums of a cell change.
         layout = json.dumps([2, self._targets, self._levels, horizon]).encode()
@@ -96,12 +95,19 @@ class Ledger:
             lock_timeout_s=lock_timeout_s,
             acknowledge=acknowledge,
         )
-        self._derived = Derived.fresh(self._targets, self._levels, horizon, limits, weights)
         self._open = OpenBlocks(self._file, self._layout, horizon)
         self._scored_through = self._file.counter("scored_through")
-        self._unsaved: int | None = None
+        # What is not saved must not be dropped.
+        save_every = max(1, min(save_every, retain_slots - horizon + 1))
+        self._day = OpenDay(
+            self._file,
+            self._layout,
+            Derived.fresh(self._targets, self._levels, horizon, limits, weights),
+            day_slots=self._day_slots,
+            save_every=save_every,
+        )
         try:
-            self._day = self._restored_day()
+            self._day.restore(self._scored_before, self._joined, self._learned)
             self._latest = self._restored()
         except BaseException:
             self._file.close()
@@ -118,7 +124,7 @@ class Ledger:
         When the slot has blocks of record, those stay.
         """
         with self._lock:
-            every = self._derived.recorded(blocks)
+            every = self._day.derived.recorded(blocks)
         return every if self.issue(every) == len(every) else self.blocks(blocks[0].slot)
 
     def issue(self, blocks: Sequence[ForecastBlock]) -> int:
@@ -152,11 +158,9 @@ class Ledger:
         with self._lock:
             if self._scored_through is not None and slot <= self._scored_through:
                 return self._scored_before(slot)
-            scored = self._joined(slot, names, counted)
+            scored = join(names, counted, self._open.origins(slot), self._levels)
             report = report_of(slot, names, counted, scored, self._levels)
-            derived = self._learned(slot, names, counted)
             self._commit(report, scored)
-            self._derived = derived
         return report
 
     def accuracy(
@@ -177,7 +181,7 @@ class Ledger:
             return ledger_reads.accuracy(
                 self._file,
                 self._layout,
-                self._day,
+                self._day.sums,
                 since_day=since_day,
                 through_slot=self._scored_through,
                 server=server,
@@ -256,65 +260,30 @@ class Ledger:
             )
         return StepReport.unpack(data)
 
-    def _joined(
-        self, slot: int, servers: tuple[str, ...], actuals_ST: FloatArray
-    ) -> tuple[Scored, ...]:
-        """What a slot says of every member that had forecast it before it was scored."""
-        return join(servers, actuals_ST, self._open.origins(slot), self._levels)
+    def _joined(self, report: StepReport) -> tuple[Scored, ...]:
+        return join(report.servers, report.actuals, self._open.origins(report.slot), self._levels)
 
-    def _learned(self, slot: int, servers: tuple[str, ...], actuals_ST: FloatArray) -> Derived:
+    def _learned(self, report: StepReport) -> Derived:
         """What the derived members know once a slot has been scored."""
-        origins = dict(enumerate(self._open.origins(slot), 1))
-        return self._derived.after(servers, actuals_ST, origins)
+        origins = dict(enumerate(self._open.origins(report.slot), 1))
+        return self._day.derived.after(report.servers, report.actuals, origins)
 
-    def _commit(self, report: StepReport, scored: Sequence[Scored]) -> None:
+    def _commit(self, report: StepReport, scored: tuple[Scored, ...]) -> None:
         """Sums, report and how far scoring came, at once; memory follows the disk."""
         slot, file = report.slot, self._file
-        today = slot // self._day_slots
-        day = self._day if self._day.day == today else DaySums(today)
-        changed = day.folded(scored)
-        save = self._unsaved is not None and (
-            day is not self._day or slot - self._unsaved >= self._save_every
-        )
+        day = self._day.of(slot)
+        changed, derived = day.folded(scored), self._learned(report)
         with file.transaction():
-            if save:
-                assert self._scored_through is not None
-                self._save(self._day, self._scored_through)
+            saved = self._day.save_before(slot)
             for key, sums in changed.items():
-                file.put_fleet_sums(today, self._layout, key, pack_fleet(sums))
+                file.put_fleet_sums(day.day, self._layout, key, pack_fleet(sums))
             file.insert_report(slot, report.pack())
             file.set_counter("scored_through", slot)
             file.raise_counter("scored_slots", 1)
             file.raise_counter("scored_cells", report.cells)
-            file.prune(before_slot=slot - self._retain_slots, before_day=today - self._retain_days)
-        day.add(changed, report.servers, scored)
-        self._day, self._scored_through = day, slot
-        if save or self._unsaved is None:
-            self._unsaved = slot
+            file.prune(
+                before_slot=slot - self._retain_slots, before_day=day.day - self._retain_days
+            )
+        self._day.took(report, changed, scored, derived, saved=saved)
+        self._scored_through = slot
         self._open.forget(slot)
-
-    def _save(self, day: DaySums, through: int) -> None:
-        """The servers' sums of a day and what the derived members know, up to a slot."""
-        day.save(self._file, self._layout)
-        self._file.put_derived(self._layout, self._derived.pack())
-        self._file.set_counter(f"saved:{self._layout}", through)
-
-    def _restored_day(self) -> DaySums:
-        """The sums of the last day scored, with the slots whose servers' sums were not saved.
-
-        What the derived members know is brought up to the same slot.
-        """
-        file, day = self._file, DaySums(0)
-        if (data := file.derived(self._layout)) is not None:
-            self._derived = self._derived.restored(data)
-        for slot in file.reported(file.counter(f"saved:{self._layout}")):
-            if self._unsaved is None or slot // self._day_slots != day.day:
-                if self._unsaved is not None:
-                    with file.transaction():
-                        self._save(day, slot - 1)
-                day, self._unsaved = DaySums.load(file, self._layout, slot // self._day_slots), slot
-            report = self._scored_before(slot)
-            day.add({}, report.servers, self._joined(slot, report.servers, report.actuals))
-            self._derived = self._learned(slot, report.servers, report.actuals)
-            self._open.forget(slot)
-        return day

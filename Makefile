@@ -12,7 +12,7 @@ ARGS ?=
 STREAM = $(if $(DATA),--data "$(DATA)") $(if $(TARGETS),--targets "$(TARGETS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check smoke smoke-job chaos bench-model bench-windows bench-buffer bench-serve clean .venv
+.PHONY: help run test check smoke smoke-job chaos bench-model bench-windows bench-buffer bench-serve bench-ledger clean .venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ bench-buffer: .venv/stamp  ## samples into the buffer, with its log and without,
 
 bench-serve: .venv/stamp  ## forecasts over HTTP against a plain FastAPI app, and the engine alone; JSON result
 	@$(BIN)/python -m bench.serve $(ARGS)
+
+bench-ledger: .venv/stamp  ## a large fleet's slot stored, scored, published, against a row for each; JSON result
+	@$(BIN)/python -m bench.ledger $(ARGS)
 
 clean:  ## remove caches and .fleetcast, the demo's state (keeps .venv)
 	rm -rf .fleetcast .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build lightning_logs

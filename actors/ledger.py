@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from actors import telemetry
 from forecast.clock import slots_per_day
-from forecast.ledger import AccuracyReport, Ledger, StepReport
+from forecast.ledger import AccuracyReport, DailySums, Ledger, StepReport
 from forecast.record import ForecastBlock, Snapshot
 from forecast.storage import HANDOVER_S, OwnerLock
 
@@ -40,11 +40,16 @@ class LedgerActor:
         self._lock.check()
         return self._ledger.record(blocks)
 
-    async def score(self, slot: int, actuals: tuple[tuple[str, ...], np.ndarray]) -> StepReport:
-        """Join a slot's actuals with the forecasts made for it."""
+    async def score(
+        self,
+        slot: int,
+        actuals: tuple[tuple[str, ...], np.ndarray],
+        masked: Collection[str] = (),
+    ) -> StepReport:
+        """Join a slot's actuals with the forecasts made for it, but for masked servers."""
         self._lock.check()
         servers, values = actuals
-        return self._ledger.score(slot, servers, values)
+        return self._ledger.score(slot, servers, values, masked=masked)
 
     async def publish(self, snapshot: Snapshot) -> None:
         """Make a snapshot the one that replicas read."""
@@ -74,6 +79,10 @@ class LedgerActor:
     async def accuracy(self, **query: Any) -> AccuracyReport:
         """Errors per member and horizon; see `Ledger.accuracy`."""
         return self._ledger.accuracy(**query)
+
+    async def daily(self, member: str, **days: int | None) -> DailySums:
+        """A member's sums and the champion's on the same cells, by day; see `Ledger.daily`."""
+        return self._ledger.daily(member, **days)
 
     async def blocks(self, slot: int) -> tuple[ForecastBlock, ...]:
         """The forecasts of record issued at a slot."""

@@ -135,7 +135,7 @@ def _refusals(losses: Losses, found: _Found, rules: Rules) -> Iterator[str]:
     """Every reason against a challenger that could serve."""
     if found.champion is None:
         if rules.validate:
-            yield f"no held-out label to compare on ({losses.n} label cells)"
+            yield f"no held-out label but zeros to compare on ({losses.n} label cells)"
         return
     if rules.validate:
         if losses.blocks < LEAST_BLOCKS:

@@ -157,7 +157,9 @@ def resamples(blocks: int, *, seed: int, count: int = RESAMPLES) -> Float64Array
 
 def compare(losses: Losses, one: str, other: str, *, seed: int) -> Change | None:
     """How `one` fares against `other`; None when no label can tell (none, or all of them 0)."""
-    times = resamples(losses.blocks, seed=seed) if losses.blocks else np.ones((1, 0))
+    if not losses.n:
+        return None
+    times = resamples(losses.blocks, seed=seed)
     size = _totals(times, losses.size_BRT)
     changes = _relative(
         _wql(_totals(times, losses.pinball[one]), size),

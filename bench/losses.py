@@ -7,11 +7,13 @@ what a gate has to see through: not noise made up, but what training leaves behi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 
 from actors import arguments
 from actors.offline import fill
@@ -69,7 +71,7 @@ def series(data: Path, setting: Setting, *, seed: int) -> Losses:
     versions = list(_versions(trainer, buffer, config, replay.start_slot - 1, setting, seed))
     raw = _windows(buffer, config, replay)
     forecasts = {str(place): _forecast(each, config, raw) for place, each in enumerate(versions)}
-    return measure(raw, config.panel.targets, config.panel.quantiles, forecasts)
+    return _busy(measure(raw, config.panel.targets, config.panel.quantiles, forecasts))
 
 
 def level(losses: Losses, model: str) -> float:
@@ -130,6 +132,12 @@ def _windows(buffer: Buffer, config: Config, replay: Replay) -> RawWindows:
     return replace(raw, roles=tuple("abc"[names.index(name) % 3] for name in raw.servers))
 
 
+def _busy(losses: Losses) -> Losses:
+    """Without the hours in which less than half as many labels came in as usual: outages."""
+    cells = losses.cells_BRT.sum(axis=(1, 2))
+    return _hours(losses, 2 * cells >= np.median(cells), {name: name for name in losses.pinball})
+
+
 def _forecast(artifact: Artifact, config: Config, raw: RawWindows) -> FloatArray:
     model = unpack(artifact, fingerprint=None)
     panel = config.panel
@@ -145,10 +153,19 @@ def _forecast(artifact: Artifact, config: Config, raw: RawWindows) -> FloatArray
 
 def part(losses: Losses, blocks: slice, models: Sequence[tuple[str, str, float]]) -> Losses:
     """A stretch of the series; of each (name, version, factor) the version's losses times it."""
+    found = _hours(losses, blocks, {name: version for name, version, _ in models})
+    pinball = {name: found.pinball[name] * factor for name, _, factor in models}
+    return replace(found, pinball=pinball)
+
+
+def _hours(
+    losses: Losses, blocks: slice | NDArray[np.bool_], versions: Mapping[str, str]
+) -> Losses:
+    """These blocks of these versions, each under its name here."""
     return replace(
         losses,
         size_BRT=losses.size_BRT[blocks],
         cells_BRT=losses.cells_BRT[blocks],
-        pinball={name: losses.pinball[of][blocks] * times for name, of, times in models},
-        inside={name: losses.inside[of][blocks] for name, of, _ in models},
+        pinball={name: losses.pinball[of][blocks] for name, of in versions.items()},
+        inside={name: losses.inside[of][blocks] for name, of in versions.items()},
     )

@@ -1,7 +1,7 @@
 """`python -m bench.gate`: how often the gate is right, on loss series of real updates.
 
 Real versions are scaled so that one is truly so much better or worse than the other over the whole
-series; the gate sees one day of it, at random, or 12 hours (`_12h`). The last line is one JSON line:
+series; the gate sees a day of it, at random, or 12 hours (`_12h`). The last line is one JSON line:
 
     power_*, accept_at_0, false_accept_*  share of challengers accepted that are truly 3 % better,
                               equal, 1 % or 3 % worse; the anchor is truly as good as the champion

@@ -208,7 +208,8 @@ def _becomes_anchor(losses: Losses, found: _Found, anchor: int | None) -> bool:
     """
     if anchor is None or "anchor" not in losses.pinball:
         return True
-    return found.progress is not None and found.progress.upper < 0
+    enough = losses.blocks >= LEAST_BLOCKS
+    return enough and found.progress is not None and found.progress.upper < 0
 
 
 def _report(

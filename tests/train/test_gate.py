@@ -202,6 +202,8 @@ def test_the_champion_becomes_the_anchor_when_it_is_better_beyond_chance():
     assert gate(against(0.0, anchor=0.05), anchor=3).anchor == "champion"
     assert gate(against(0.0, anchor=0.0), anchor=3).anchor == "stays"
     assert gate(against(0.0, anchor=-0.01), anchor=3).anchor == "stays"
+    few = losses({"challenger": 0.0, "champion": 0.0, "anchor": 0.5}, blocks=2)
+    assert gate(few, anchor=3).anchor == "stays"
     unsure = against(0.0, noise=0.3, anchor=0.005)
     assert gate(unsure, anchor=3).anchor == "stays"
     # What cannot be compared is no anchor; a verdict against the challenger changes nothing here.

@@ -110,27 +110,26 @@ def measure(
     window, step, target and level.
     """
     columns = [raw.metrics.index(target) for target in targets]
-    order = np.lexsort((np.array(raw.servers, dtype=np.str_), raw.origin))
-    y = raw.values[order, raw.context :][..., columns]
+    y = raw.values[:, raw.context :, columns]
     for given in forecasts.values():
         if given.shape != (*y.shape, len(levels)):
             raise ValueError(
                 f"forecasts have shape {given.shape}, the labels want {(*y.shape, len(levels))}"
             )
-    roles, role = np.unique(np.array(raw.roles, dtype=np.str_)[order], return_inverse=True)
-    origin = raw.origin[order]
-    first = origin.min() if origin.size else 0
-    stretches, block = np.unique((origin - first) // raw.horizon, return_inverse=True)
+    roles, role = np.unique(np.array(raw.roles, dtype=np.str_), return_inverse=True)
+    first = raw.origin.min() if raw.origin.size else 0
+    stretches, block = np.unique((raw.origin - first) // raw.horizon, return_inverse=True)
+    order = np.lexsort((np.array(raw.servers, dtype=np.str_), raw.origin))
     place, shape = block * len(roles) + role, (len(stretches), len(roles))
 
     def summed(cells_NHT: NDArray[Any]) -> Float64Array:
         sums = np.zeros((math.prod(shape), len(columns)))
-        np.add.at(sums, place, cells_NHT.sum(axis=1, dtype=np.float64))
+        np.add.at(sums, place[order], cells_NHT.sum(axis=1, dtype=np.float64)[order])
         return sums.reshape(*shape, len(columns))
 
     known = np.isfinite(y)
     widest = next(iter(central_intervals(levels)), None)
-    finite = {name: q[order] for name, q in forecasts.items() if np.isfinite(q).all()}
+    finite = {name: q for name, q in forecasts.items() if np.isfinite(q).all()}
     return Losses(
         targets=tuple(targets),
         roles=tuple(str(name) for name in roles),

@@ -113,8 +113,8 @@ def accepted(
 def _rule(reason: str) -> str:
     """Which rule a reason comes from."""
     for mark, rule in (
-        ("anchor", "anchor"),
         ("covered", "coverage"),
+        ("anchor", "anchor"),
         ("role", "role"),
         ("may change", "bound"),
     ):

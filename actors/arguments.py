@@ -146,6 +146,8 @@ def settings(config: Config) -> Settings:
         holdout_hours=online.gate_holdout_hours,
         history_hours=config.buffer.history_days * 24,
         validate=online.enable_validation,
+        validation_threshold=online.validation_threshold,
+        max_weight_move=online.max_weight_move,
         latency=online.update_latency_slots,
         when_late=online.when_late,
         seed=config.training.seed,

@@ -17,7 +17,8 @@ from ray.exceptions import RayActorError
 
 from actors.settings import Settings
 from actors.state import ControllerState, Pending
-from forecast.errors import FleetcastError
+from forecast.artifact import Artifact
+from forecast.errors import ArtifactError, FleetcastError
 from forecast.members import Members
 from train.gate import decide
 from train.trainer import BaseJob, Result, UpdateJob
@@ -151,8 +152,8 @@ class Learning:
             return await self._trainer.train_base.remote(job, windows, self._holdout(slot))
         if pending.kind == "retrain":
             # Its weights are chosen on validation windows, which therefore come before those on
-            # which it is compared with the champion.
-            before = slot - settings.holdout_hours * settings.per_hour
+            # which it is compared with the champion, and a horizon before.
+            before = slot - settings.holdout_hours * settings.per_hour - settings.horizon
             windows = self._draw(before, settings.lookback_hours, settings.base_windows, seed)
             job = BaseJob(pending.update_id, slot, seed, "retrain", pending.parent)
             return await self._trainer.train_base.remote(job, windows, self._holdout(before))
@@ -175,6 +176,17 @@ class Learning:
             as_of=slot, hours=settings.holdout_hours, every=settings.horizon
         )
 
+    async def _readable(self, version: int | None) -> Artifact | None:
+        """The files of a version; None where they are damaged: learning goes on without it."""
+        if version is None:
+            return None
+        try:
+            artifact: Artifact = await self._registry.load.remote(version)
+        except ArtifactError as error:
+            log.warning("version %d cannot be compared with: %s", version, error)
+            return None
+        return artifact
+
     async def _give_up(self, pending: Pending, slot: int, error: Exception) -> None:
         """A training that failed is put on record; the champion goes on."""
         self.last_failure = f"{pending.update_id} failed: {error}"
@@ -188,11 +200,18 @@ class Learning:
         # What serves now: a job may have promoted another version than the parent meanwhile.
         # One that lacks a target of today's schema is no match for a new base.
         serves = self._members.champion if self._members.complete else pending.parent
-        champion = None if serves is None else self._registry.load.remote(serves)
-        known, scores = await self._trainer.judge.remote(
-            result.artifact, champion, self._holdout(slot)
+        anchor = None if serves is None else (await self._registry.state.remote()).anchor
+        evidence = await self._trainer.judge.remote(
+            result.artifact,
+            self._holdout(slot),
+            None if serves is None else self._registry.load.remote(serves),
+            None if anchor == serves else await self._readable(anchor),
+            pending.kind == "update" and serves == pending.parent,
         )
-        decision = decide(known, scores, validate=self._settings.validate)
+        seed = self._settings.seed + slot
+        decision = decide(
+            evidence, self._settings.rules(), champion=serves, anchor=anchor, seed=seed
+        )
         report = {
             **decision.report,
             "kind": pending.kind,
@@ -202,11 +221,14 @@ class Learning:
             "parent": pending.parent,
         }
         record = {"slot": slot, "update_id": pending.update_id, "reasons": decision.reasons}
-        version = await self._registry.register.remote(
-            result.artifact, update_id=pending.update_id, slot=slot
-        )
+        version = None
+        if evidence.fault is None:
+            version = await self._registry.register.remote(
+                result.artifact, update_id=pending.update_id, slot=slot
+            )
+        becomes = {"stays": None, "champion": serves, "challenger": version}[decision.anchor]
         verdict = self._registry.promote if decision.promote else self._registry.reject
-        await verdict.remote(version, who="gate", report=report, **record)
+        await verdict.remote(version, who="gate", report=report, anchor=becomes, **record)
         self.last_failure = None
         said = "promoted" if decision.promote else "rejected"
         told = {"update_id": pending.update_id, "slot": slot, "version": version}

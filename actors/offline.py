@@ -6,6 +6,7 @@ in who holds the registry and the windows, and in where the training runs.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
@@ -17,13 +18,15 @@ from connect.replay import Replay
 from forecast.artifact import Artifact
 from forecast.audit import AuditLog
 from forecast.config import Config
-from forecast.errors import DataError, RegistryError
+from forecast.errors import ArtifactError, DataError, RegistryError
 from forecast.registry import Registry
 from forecast.storage import OwnerLock
 from forecast.windows import RawWindows
 from train.buffer import Buffer, BufferStatus
 from train.gate import decide
 from train.trainer import BaseJob, Trainer
+
+log = logging.getLogger("fleetcast.offline")
 
 _CHUNK_SLOTS = 96
 
@@ -83,7 +86,7 @@ def train_and_judge(
     """
     slot = _closed(history)
     champion, known = _champion(registry)
-    before_holdout = slot - settings.holdout_hours * settings.per_hour
+    before_holdout = _before_holdout(slot, settings)
     _refuse_seen(f"version {champion}", known, before_holdout)
     # With a champion to compare with, nothing of the comparison's windows may be seen before.
     as_of = slot if known is None else before_holdout
@@ -103,12 +106,19 @@ def train_and_judge(
     # A running fleet went on meanwhile: what serves now, on what is closed now.
     (champion, known), closed = _champion(registry), _closed(history)
     if known is not None:
-        before_holdout = closed - settings.holdout_hours * settings.per_hour
+        before_holdout = _before_holdout(closed, settings)
         _refuse_seen(f"version {champion}", known, before_holdout)
         _refuse_seen("the new model", result.artifact, before_holdout)
     holdout = history.holdout(as_of=closed, hours=settings.holdout_hours, every=settings.horizon)
-    before, scores = trainer.judge(result.artifact, known, holdout)
-    decision = decide(before, scores, validate=settings.validate)
+    anchor = None if champion is None else registry.state().anchor
+    evidence = trainer.judge(
+        result.artifact,
+        holdout,
+        champion=known,
+        anchor=None if anchor == champion else _readable(registry, anchor),
+    )
+    rules, seed = settings.rules(), settings.seed + closed
+    decision = decide(evidence, rules, champion=champion, anchor=anchor, seed=seed)
     report = {
         **decision.report,
         "kind": kind,
@@ -127,6 +137,7 @@ def train_and_judge(
         who=who,
         update_id=update_id,
         report=report,
+        anchor={"stays": None, "champion": champion, "challenger": version}[decision.anchor],
     )
     return version, decision.promote, report
 
@@ -138,10 +149,27 @@ def _closed(history: History) -> int:
     return slot
 
 
+def _before_holdout(slot: int, settings: Settings) -> int:
+    """The last slot that a model may have seen to be judged at `slot`: a horizon lies between."""
+    return slot - settings.holdout_hours * settings.per_hour - settings.horizon
+
+
 def _champion(registry: Any) -> tuple[int | None, Artifact | None]:
     """The version that serves, and its files."""
     champion = registry.state().champion
     return champion, None if champion is None else registry.load(champion)
+
+
+def _readable(registry: Any, version: int | None) -> Artifact | None:
+    """The files of the anchor; None where they are damaged: it is then not compared with."""
+    if version is None:
+        return None
+    try:
+        artifact: Artifact = registry.load(version)
+    except ArtifactError as error:
+        log.warning("version %d cannot be compared with: %s", version, error)
+        return None
+    return artifact
 
 
 def _refuse_seen(name: str, artifact: Artifact | None, before: int) -> None:

@@ -60,7 +60,7 @@ class RegistryActor:
         """Move the champion back."""
         return await self._tell(self._registry.rollback(to, **record))
 
-    async def reject(self, version: int, **record: Any) -> RegistryState:
+    async def reject(self, version: int | None, **record: Any) -> RegistryState:
         """Record a challenger that the gate refused."""
         return await self._tell(self._registry.reject(version, **record))
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from forecast.members import Members
 from forecast.schema import Schema
+from train.gate import Rules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,10 @@ class Settings:
     holdout_hours: int
     history_hours: int
     validate: bool
+    validation_threshold: float = 0.05
+    """How much worse, as a share, a challenger may be at the bound."""
+    max_weight_move: float = 0.25
+    """How far an update may move the weights, as a share of their norm."""
     latency: int
     when_late: Literal["continue", "wait"]
     seed: int
@@ -46,6 +51,14 @@ class Settings:
             horizon=self.horizon,
             levels=self.levels,
             precision=self.precision,
+        )
+
+    def rules(self) -> Rules:
+        """What the gate goes by."""
+        return Rules(
+            validate=self.validate,
+            threshold=self.validation_threshold,
+            weight_move=self.max_weight_move,
         )
 
     @property

@@ -18,6 +18,7 @@ import torch
 from actors.telemetry import Durations
 from forecast.artifact import Artifact
 from forecast.windows import RawWindows
+from train.gate import Evidence
 from train.steps import device_of
 from train.trainer import BaseJob, OnWorkers, Result, Trainer, UpdateJob
 
@@ -87,10 +88,23 @@ class TrainerActor:
         return await self._once(job.update_id, "update", work, None)
 
     async def judge(
-        self, challenger: Artifact, champion: Artifact | None, holdout: RawWindows
-    ) -> Any:
-        """Scores of the champion (None without one) and the challenger on the same windows."""
-        return await asyncio.to_thread(self._trainer.judge, challenger, champion, holdout)
+        self,
+        challenger: Artifact,
+        holdout: RawWindows,
+        champion: Artifact | None,
+        anchor: Artifact | None,
+        started_from_champion: bool,
+    ) -> Evidence:
+        """What the gate goes by: losses of all that are given on the same windows."""
+        work = partial(
+            self._trainer.judge,
+            challenger,
+            holdout,
+            champion=champion,
+            anchor=anchor,
+            started_from_champion=started_from_champion,
+        )
+        return await asyncio.to_thread(work)
 
     async def progress(self) -> dict[str, Any]:
         """What is being trained now, for people."""

@@ -188,6 +188,11 @@ class OnlineLearning(Section):
     online_batch_size: int = Field(default=64, ge=1)
     gradient_clip_val: float = Field(default=0.1, gt=0)
     enable_validation: bool = True
+    """Off, only what is broken, moved too far or covers worse is kept out, not what errs more."""
+    validation_threshold: float = Field(default=0.05, gt=0, lt=1)
+    """How much worse than champion and anchor a challenger may be at its upper bound."""
+    max_weight_move: float = Field(default=0.25, gt=0)
+    """How far one update may move the weights, as a share of their norm; usual is 0.02."""
     keep_model_versions: int = Field(default=5, ge=1)
     windows_per_update: int = Field(default=256, ge=1)
     retrain_interval_hours: int = Field(default=0, ge=0)
@@ -274,10 +279,11 @@ class Config(Section):
                 f"online_learning.sliding_window_hours + gate_holdout_hours = {need} h, but "
                 f"buffer.history_days keeps {self.buffer.history_days * day} h"
             )
-        if learning.gate_holdout_hours * 3600 < self.panel.horizon:
+        if learning.gate_holdout_hours * 3600 < 3 * self.panel.horizon:
             raise ValueError(
                 f"online_learning.gate_holdout_hours = {learning.gate_holdout_hours} is shorter "
-                f"than panel.horizon = {self.panel.horizon} s: nothing could be held out"
+                f"than three times panel.horizon = {self.panel.horizon} s: too little is held out "
+                "to compare on"
             )
         if self.training.bootstrap_hours > self.buffer.history_days * day:
             raise ValueError("training.bootstrap_hours is longer than buffer.history_days")

@@ -290,7 +290,7 @@ def _cpu(config: Config, sizes: Sizes, rates: Rates) -> Iterator[Item]:
     cells = MEMBERS * sizes.block // 4  # one step of each open block
     fitted = sizes.learned * sizes.targets * _FIT_S * min(1.0, config.panel.step / 3600)
     lessons = online.online_epochs * online.windows_per_update * rates.learn_s
-    judged = 2 * sizes.holdout * rates.forward_s
+    judged = 3 * sizes.holdout * rates.forward_s
     retrain = config.training.max_steps * config.training.batch_size * rates.learn_s
     retrains = 24 / online.retrain_interval_hours if online.retrain_interval_hours else 0.0
     parts = [

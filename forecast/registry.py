@@ -150,16 +150,18 @@ class Registry:
         who: str,
         update_id: str | None = None,
         report: Mapping[str, Any] | None = None,
+        anchor: int | None = None,
         key: str | None = None,
     ) -> RegistryState:
         """Make a version the champion; the old champion becomes `previous`.
 
-        Its files are verified first. Raises UnknownVersion, ArtifactError.
+        `anchor` names the version that is the anchor from now on. Its files are verified first.
+        Raises UnknownVersion, ArtifactError.
         """
         key = f"promote:{key or f'{slot}:{version}'}"
         if self._done(key) is None:
             lineage = self.load(version).manifest.get("lineage", {})
-            state = self._state.promoted(version, slot=slot)
+            state = self._state.promoted(version, slot=slot).anchored(anchor)
             detail = {
                 "version": version,
                 "replaces": self._state.champion,
@@ -180,9 +182,11 @@ class Registry:
         who: str,
         update_id: str,
         report: Mapping[str, Any] | None = None,
+        anchor: int | None = None,
     ) -> RegistryState:
         """Keep the gate's refusal; None when the challenger was never registered.
 
+        `anchor` names the version that is the anchor from now on, where one was registered.
         A refused version is removed unless an alias names it. Raises UnknownVersion, and
         RegistryError when the version is promoted.
         """
@@ -196,7 +200,9 @@ class Registry:
                 "report": report or {},
                 "lineage": known.detail["lineage"] if known else {},
             }
-            state = None if version is None else self._state.rejected(version, slot=slot)
+            state = None
+            if version is not None:
+                state = self._state.rejected(version, slot=slot).anchored(anchor)
             self._commit("reject", key, state, slot=slot, who=who, detail=detail)
         return self._state
 

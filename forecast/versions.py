@@ -61,6 +61,11 @@ class RegistryState:
         """The version that serves; None before the first promotion."""
         return self.aliases.get("champion")
 
+    @property
+    def anchor(self) -> int | None:
+        """The version that a challenger must not fall behind; the base where none is named."""
+        return self.aliases.get("anchor", self.aliases.get("base"))
+
     def info(self, version: int) -> VersionInfo:
         """What is known of a kept version; raises UnknownVersion."""
         for info in self.versions:
@@ -110,7 +115,8 @@ class RegistryState:
     def rolled_back(self, to: int | None, *, slot: int) -> RegistryState:
         """With `to` (None: `previous`) as champion, and what came after it withdrawn.
 
-        Raises RegistryError when there is no previous version, or `to` was never promoted.
+        Where the anchor is withdrawn, `to` takes its place. Raises RegistryError when there is no
+        previous version, or `to` was never promoted.
         """
         if to is None:
             if len(self.line) < 2:
@@ -126,7 +132,10 @@ class RegistryState:
             replace(each, status="withdrawn", decided_slot=slot) if each.version in gone else each
             for each in self._with(back)
         )
-        return self._next(line=(*self.line[:end], to), versions=versions)
+        aliases = dict(self.aliases)
+        if aliases.get("anchor") in gone:
+            aliases["anchor"] = to
+        return self._next(line=(*self.line[:end], to), aliases=aliases, versions=versions)
 
     def aliased(self, name: str, version: int | None) -> RegistryState:
         """With the alias naming this version, or with no such alias (None).
@@ -160,6 +169,17 @@ class RegistryState:
             versions=tuple(info for info in self.versions if info.version in named),
             line=tuple(version for version in self.line if version in named),
         )
+
+    def anchored(self, version: int | None) -> RegistryState:
+        """With this version as the anchor, as part of the change before; None: as it was.
+
+        An anchor that was withdrawn meanwhile is none: then too it stays as it was.
+        """
+        if version is None or all(info.version != version for info in self.versions):
+            return self
+        if self.info(version).status != "promoted":
+            return self
+        return replace(self, aliases={**self.aliases, "anchor": version})
 
     def to_json(self) -> dict[str, Any]:
         """As the audit log holds it."""

@@ -1,47 +1,49 @@
 """The one door: a challenger serves only when held-out windows say it is no worse.
 
-The first form compares points: the weighted quantile loss (WQL) of challenger and champion on the
-same later windows, which neither was trained on. `score` measures, `decide` judges; neither acts.
-Legend: N windows, L context, H horizon, T targets, Q quantile levels.
+It is compared on later windows, which neither it nor the champion has seen, with the champion and
+with the anchor, a version that proved good: chance lets some that are a little worse pass the
+first comparison, and without the second they would add up. `decide` judges and acts on nothing;
+`train.paired` measures.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
 
-import numpy as np
+from train.paired import LEAST_BLOCKS, LEVEL, Change, Losses, compare, covered, wql
 
-from forecast.metrics import central_intervals, coverage, known_mean, wql
+COVERAGE_TOLERANCE = 0.03
+"""How much further from nominal the coverage may be than the champion's or the anchor's."""
 
-if TYPE_CHECKING:
-    from forecast.metrics import FloatArray
-    from forecast.windows import RawWindows
+_ROLE_SHARE = 0.02
+"""Of the label cells: a role with less, and less than half of an even share, has no say."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """How well one model forecast a set of labelled windows, in natural units."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What the gate was told."""
 
-    wql: float | None
-    """Mean over targets of each target's WQL; None when nothing could be scored."""
+    validate: bool
+    """Whether accuracy is compared; weights, forecasts, moves and coverage always are."""
+    threshold: float
+    """How much worse, as a share, a challenger may be at the bound: 0.05 is 5 %."""
+    weight_move: float
+    """How far an update may move the weights, as a share of their norm."""
 
-    per_target: tuple[tuple[str, float | None], ...]
-    """(target, WQL); None for a target without a label or whose labels are all zero."""
 
-    coverage: float | None
-    """Share of labels inside the widest central interval."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What was found out about a challenger, for `decide`."""
 
-    nominal: float | None
-    """The share that should be inside it; None when the levels have no such interval."""
-
-    n: int
-    """Label cells scored: windows x horizon x targets, gaps left out."""
-
-    finite: bool
-    """Whether every forecast value was finite."""
+    losses: Losses | None
+    """Of `challenger`, `champion` and `anchor`; None when the challenger has a `fault`."""
+    moved: float | None = None
+    """|weights - champion's| / |champion's|, L2, of an update; None for what started elsewhere."""
+    fault: str | None = None
+    """Why the challenger cannot be used at all: weights not finite, of another shape, damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,101 +53,217 @@ class Decision:
     promote: bool
     reasons: tuple[str, ...]
     report: dict[str, Any]
+    anchor: Literal["stays", "champion", "challenger"] = "stays"
+    """Which version is the anchor from now on."""
 
 
-def score(
-    predicted_NHTQ: FloatArray, raw: RawWindows, targets: Sequence[str], levels: Sequence[float]
-) -> Scores:
-    """Score forecasts against the labels in `raw`, both in natural units.
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The comparisons a decision rests on; None where one could not be made."""
 
-    Each target's WQL is pooled over windows and horizon (`forecast.metrics.wql`), then averaged
-    over targets. A label that is a gap is left out. One forecast that is not finite is enough for
-    no score at all: a model that gives such may not serve.
-
-    Raises ValueError when the forecasts do not have one row per window, step, target and level.
-    """
-    columns = [raw.metrics.index(target) for target in targets]
-    label_NHT = raw.values[:, raw.context :, columns]
-    expected = (*label_NHT.shape, len(levels))
-    if predicted_NHTQ.shape != expected:
-        raise ValueError(f"forecasts have shape {predicted_NHTQ.shape}, the labels want {expected}")
-    widest = next(iter(central_intervals(levels)), None)
-    n = int(np.isfinite(label_NHT).sum())
-    if not np.isfinite(predicted_NHTQ).all():
-        nothing = tuple((target, None) for target in targets)
-        return Scores(None, nothing, coverage=None, nominal=widest and widest[0], n=n, finite=False)
-    wql_T = [
-        wql(label_NHT[..., place], predicted_NHTQ[:, :, place], levels)
-        for place in range(len(targets))
-    ]
-    inside = coverage(label_NHT, predicted_NHTQ, levels)
-    return Scores(
-        wql=known_mean(np.array(wql_T)),
-        per_target=tuple((target, _known(w)) for target, w in zip(targets, wql_T, strict=True)),
-        coverage=inside.get(widest[0]) if widest else None,
-        nominal=widest and widest[0],
-        n=n,
-        finite=True,
-    )
+    champion: Change | None = None
+    """The challenger against the champion."""
+    anchor: Change | None = None
+    """The challenger against the anchor; the same one where that is the champion."""
+    progress: Change | None = None
+    """The champion against the anchor."""
 
 
 def decide(
-    champion: Scores | None, challenger: Scores, *, validate: bool, weights_finite: bool = True
+    evidence: Evidence, rules: Rules, *, champion: int | None, anchor: int | None, seed: int
 ) -> Decision:
-    """Judge a challenger against the champion, both scored on the same later windows.
+    """Judge a challenger against the versions `champion` and `anchor`.
 
-    Promotes when the challenger's WQL is not above the champion's. The first model (no champion)
-    needs only to be finite. `validate=False` drops the comparison alone, and says so: weights and
-    forecasts that are not finite never pass.
+    `evidence` holds their losses; the anchor's are not needed where it is the champion. The first
+    model (no champion) needs only to be usable and finite. The same arguments give the same
+    decision: `seed` picks the resamples.
     """
-    if champion is not None and champion.n != challenger.n:
-        raise ValueError(
-            f"scored on different labels: champion {champion.n}, challenger {challenger.n}"
+    found = _compared(evidence, champion=champion, anchor=anchor, seed=seed)
+    report = _report(evidence, rules, found, champion=champion, anchor=anchor)
+    if refusals := tuple(_unusable(evidence, rules)):
+        return Decision(promote=False, reasons=refusals, report=report)
+    losses = evidence.losses
+    assert losses is not None
+    if champion is None:
+        first = "first model: there is no champion to compare with"
+        return Decision(promote=True, reasons=(first,), report=report, anchor="challenger")
+    if "champion" not in losses.pinball:
+        broken = "the champion's forecasts are not finite, the challenger's are"
+        return Decision(promote=True, reasons=(broken,), report=report, anchor="challenger")
+    refusals = tuple(_refusals(losses, found, rules))
+    reasons = refusals or tuple(_grants(losses, found, rules))
+    moves: Literal["stays", "champion"] = "stays"
+    if anchor != champion and _becomes_anchor(losses, found, anchor):
+        moves = "champion"
+    return Decision(promote=not refusals, reasons=reasons, report=report, anchor=moves)
+
+
+def _compared(evidence: Evidence, *, champion: int | None, anchor: int | None, seed: int) -> _Found:
+    """The challenger against both; where the anchor is the champion, once."""
+    losses = evidence.losses
+    if losses is None or champion is None or not {"challenger", "champion"} <= {*losses.pinball}:
+        return _Found()
+    against = compare(losses, "challenger", "champion", seed=seed)
+    if anchor == champion:
+        return _Found(against, against)
+    if "anchor" not in losses.pinball:
+        return _Found(against)
+    return _Found(
+        against,
+        compare(losses, "challenger", "anchor", seed=seed),
+        compare(losses, "champion", "anchor", seed=seed),
+    )
+
+
+def _unusable(evidence: Evidence, rules: Rules) -> Iterator[str]:
+    """What no setting lets pass."""
+    if evidence.fault is not None:
+        yield f"the challenger cannot be used: {evidence.fault}"
+        return
+    assert evidence.losses is not None
+    if "challenger" not in evidence.losses.pinball:
+        yield "the challenger's forecasts are not finite"
+    moved = evidence.moved
+    if moved is not None and not moved <= rules.weight_move:
+        yield (
+            f"the update moved the weights by {moved:.3g} of their norm, "
+            f"allowed are {rules.weight_move:g}"
         )
-    change = _relative_change(champion, challenger)
-    if not weights_finite:
-        promote, reason = False, "the challenger's weights are not finite"
-    elif not challenger.finite:
-        promote, reason = False, "the challenger's forecasts are not finite"
-    elif champion is None:
-        promote, reason = True, "first model: there is no champion to compare with"
-    elif not champion.finite:
-        promote, reason = True, "the champion's forecasts are not finite, the challenger's are"
-    elif not validate:
-        promote, reason = True, "validation is off: accuracy was not compared"
-    elif champion.wql is None or challenger.wql is None:
-        promote, reason = False, f"no held-out label to compare on ({challenger.n} label cells)"
-    else:
-        promote = challenger.wql <= champion.wql
-        relation = "not above" if promote else "above"
-        reason = (
-            f"WQL {challenger.wql:.5g} is {relation} the champion's {champion.wql:.5g} "
-            f"on {challenger.n} held-out label cells"
+
+
+def _refusals(losses: Losses, found: _Found, rules: Rules) -> Iterator[str]:
+    """Every reason against a challenger that could serve."""
+    if found.champion is None:
+        if rules.validate:
+            yield f"no held-out label but zeros to compare on ({losses.n} label cells)"
+        return
+    if rules.validate:
+        if losses.blocks < LEAST_BLOCKS:
+            yield f"{losses.blocks} held-out blocks are too few, {LEAST_BLOCKS} are needed"
+        yield from _worse(found.champion, losses, rules)
+    yield from _misses(found.champion, "champion")
+    if found.anchor is None or found.anchor is found.champion:
+        return
+    if rules.validate:
+        if not found.anchor.upper < rules.threshold:
+            yield (
+                f"against the anchor WQL changes by {found.anchor.change:+.2%} and may by "
+                f"{found.anchor.upper:+.2%}, allowed are {rules.threshold:+.2%}"
+            )
+        yield from _misses(found.anchor, "anchor")
+
+
+def _worse(against: Change, losses: Losses, rules: Rules) -> Iterator[str]:
+    """What speaks against a challenger's accuracy, next to the champion's."""
+    if against.change > 0:
+        yield f"WQL changes by {against.change:+.2%} against the champion on {_basis(losses)}"
+    if not against.upper < rules.threshold:
+        yield (
+            f"WQL may change by {against.upper:+.2%} against the champion, "
+            f"allowed are {rules.threshold:+.2%}"
         )
-    report = {
-        "champion": None if champion is None else _plain(champion),
-        "challenger": _plain(challenger),
-        "relative_change": change,
-        "validated": validate and champion is not None,
-        "weights_finite": weights_finite,
+    least = min(_ROLE_SHARE, 0.5 / len(against.roles))
+    for role in against.roles if len(against.roles) > 1 else ():
+        if role.share >= least and role.change > rules.threshold and role.lower > 0:
+            yield (
+                f"role {role.role or 'unknown'!r} ({role.share:.0%} of the labels) would be "
+                f"sacrificed: its WQL changes by {role.change:+.2%}, at least {role.lower:+.2%}"
+            )
+
+
+def _misses(against: Change, name: str) -> Iterator[str]:
+    """Coverage further from nominal than that of the version called `name`, beyond chance."""
+    if against.miss is None or against.miss_lower is None:
+        return
+    if against.miss > COVERAGE_TOLERANCE and against.miss_lower > 0:
+        yield (
+            f"{against.coverage:.1%} of the labels are covered, {against.other_coverage:.1%} by "
+            f"the {name}: {against.miss:.1%} further from nominal, allowed are "
+            f"{COVERAGE_TOLERANCE:.1%}"
+        )
+
+
+def _grants(losses: Losses, found: _Found, rules: Rules) -> Iterator[str]:
+    """Why a challenger passes."""
+    if not rules.validate:
+        yield "validation is off: accuracy was not compared"
+        return
+    assert found.champion is not None
+    yield (
+        f"WQL changes by {found.champion.change:+.2%} against the champion, by "
+        f"{found.champion.upper:+.2%} at most, on {_basis(losses)}"
+    )
+    if found.anchor is not None and found.anchor is not found.champion:
+        yield f"and by {found.anchor.change:+.2%} against the anchor"
+
+
+def _basis(losses: Losses) -> str:
+    return f"{losses.n} held-out label cells in {losses.blocks} blocks"
+
+
+def _becomes_anchor(losses: Losses, found: _Found, anchor: int | None) -> bool:
+    """Whether the champion takes the anchor's place: it is better beyond chance.
+
+    Also where the anchor is no version that can be compared: it lacks a target, or is damaged.
+    """
+    if anchor is None or "anchor" not in losses.pinball:
+        return True
+    enough = losses.blocks >= LEAST_BLOCKS
+    return enough and found.progress is not None and found.progress.upper < 0
+
+
+def _report(
+    evidence: Evidence, rules: Rules, found: _Found, *, champion: int | None, anchor: int | None
+) -> dict[str, Any]:
+    """The numbers, as JSON."""
+    losses, against, old = evidence.losses, found.champion, found.anchor
+    return {
+        "champion": _scores(losses, "champion") if champion is not None else None,
+        "challenger": _scores(losses, "challenger"),
+        "relative_change": against and _known(against.change),
+        "lower_bound": against and _known(against.lower),
+        "upper_bound": against and _known(against.upper),
+        "bound_level": LEVEL,
+        "threshold": rules.threshold,
+        "coverage_miss": against and against.miss,
+        "coverage_miss_lower_bound": against and against.miss_lower,
+        "coverage_tolerance": COVERAGE_TOLERANCE,
+        "roles": {
+            role.role: {
+                "share": role.share,
+                "relative_change": _known(role.change),
+                "lower_bound": _known(role.lower),
+            }
+            for role in (against.roles if against else ())
+        },
+        "anchor": anchor,
+        "anchor_relative_change": old and _known(old.change),
+        "anchor_upper_bound": old and _known(old.upper),
+        "anchor_coverage_miss": old and old.miss,
+        "champion_to_anchor": found.progress and _known(found.progress.change),
+        "champion_to_anchor_upper_bound": found.progress and _known(found.progress.upper),
+        "blocks": losses.blocks if losses else 0,
+        "windows": losses.windows if losses else 0,
+        "weight_move": evidence.moved,
+        "most_weight_move": rules.weight_move,
+        "fault": evidence.fault,
+        "validated": rules.validate and against is not None,
     }
-    return Decision(promote, (reason,), report)
+
+
+def _scores(losses: Losses | None, model: str) -> dict[str, Any]:
+    """How well one model did by itself; unknown where its forecasts were not finite."""
+    finite = losses is not None and model in losses.pinball
+    mean, per_target = wql(losses, model) if losses and finite else (None, {})
+    return {
+        "wql": mean,
+        "per_target": per_target,
+        "coverage": covered(losses, model) if losses and finite else None,
+        "nominal": losses.nominal if losses else None,
+        "n": losses.n if losses else 0,
+        "finite": finite,
+    }
 
 
 def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _relative_change(champion: Scores | None, challenger: Scores) -> float | None:
-    """How far the challenger's WQL lies above the champion's, as a share of the champion's.
-
-    None when either is unknown or the champion's is zero.
-    """
-    if champion is None or not champion.wql or challenger.wql is None:
-        return None
-    return challenger.wql / champion.wql - 1
-
-
-def _plain(scores: Scores) -> dict[str, Any]:
-    """Scores as JSON: the per-target pairs as an object."""
-    return {**asdict(scores), "per_target": dict(scores.per_target)}
+    return value if math.isfinite(value) else None

@@ -4,23 +4,27 @@ scores. Plain torch; no Ray. The same job gives the same artifact, whenever it r
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from forecast.artifact import Artifact, pack, unpack
-from forecast.errors import TrainingError
+from forecast.errors import ArtifactError, TrainingError
 from forecast.fast.serving import Precision as ServingPrecision
 from forecast.fit import Fit
 from forecast.model import Model, ModelSpec
 from forecast.schema import Schema
 from forecast.serving_cost import costs
 from forecast.windows import RawWindows, WindowSpec
-from train.gate import Scores, score
+from train.gate import Evidence
 from train.learner import Learner
+from train.paired import measure
 from train.pretrain import PretrainReport, Run, pretrain
 from train.steps import Device, Precision
 
@@ -28,6 +32,8 @@ OnWorkers = Callable[
     [str, ModelSpec, RawWindows, RawWindows, Mapping[str, Any]], tuple[Model, PretrainReport]
 ]
 """`train.distributed.pretrain_on_workers`, bound to its workers."""
+
+log = logging.getLogger("fleetcast.trainer")
 
 _PROBE_WINDOWS = 2
 
@@ -140,20 +146,46 @@ class Trainer:
         return self._result(job, lineage, model, asdict(report), readable)
 
     def judge(
-        self, challenger: Artifact, champion: Artifact | None, holdout: RawWindows
-    ) -> tuple[Scores | None, Scores]:
-        """Scores of champion and challenger, as loaded from their artifacts, on one holdout."""
-        known = None if champion is None else self._score(champion, holdout)
-        return known, self._score(challenger, holdout)
+        self,
+        challenger: Artifact,
+        holdout: RawWindows,
+        *,
+        champion: Artifact | None = None,
+        anchor: Artifact | None = None,
+        started_from_champion: bool = False,
+    ) -> Evidence:
+        """What the gate goes by: losses on one holdout, of each as loaded from its artifact.
+
+        `started_from_champion` says that the challenger is an update of this champion, so that how
+        far it moved has a meaning. An anchor that cannot be loaded is left out. Raises
+        ArtifactError when the champion cannot be.
+        """
+        levels, targets = self._quantiles, self._schema.targets
+        forecasts = {}
+        try:
+            forecasts["challenger"] = self._forecast(challenger, holdout)
+            moved = None
+            if champion is not None and started_from_champion:
+                moved = _moved(challenger, champion)
+        except ArtifactError as error:
+            return Evidence(losses=None, fault=str(error))
+        if champion is not None:
+            forecasts["champion"] = self._forecast(champion, holdout)
+        if anchor is not None:
+            try:
+                forecasts["anchor"] = self._forecast(anchor, holdout)
+            except ArtifactError as error:
+                log.warning("the anchor is not compared: %s", error)
+        return Evidence(losses=measure(holdout, targets, levels, forecasts), moved=moved)
 
     def progress(self) -> dict[str, Any]:
         """What is being trained now; empty when nothing is."""
         return dict(self._progress)
 
-    def _score(self, artifact: Artifact, holdout: RawWindows) -> Scores:
+    def _forecast(self, artifact: Artifact, holdout: RawWindows) -> NDArray[np.float32]:
+        """Quantiles [N, H, T, Q] in natural units, in the form in which versions serve."""
         model = unpack(artifact, fingerprint=None, precision=self._serving)
-        predicted = self._fit(model).predict(model, holdout)
-        return score(predicted, holdout, self._schema.targets, self._quantiles)
+        return self._fit(model).predict(model, holdout)
 
     def _fit(self, model: Model) -> Fit:
         return Fit.of(
@@ -208,3 +240,26 @@ class Trainer:
             created_at=moment.isoformat(),
         )
         return Result(job.update_id, origin["kind"], artifact, report)
+
+
+def _moved(challenger: Artifact, champion: Artifact) -> float:
+    """How far an update moved the weights it started from: |new - old| / |old|, L2 over all.
+
+    Raises ArtifactError for weights of another shape.
+    """
+    new, old = (
+        unpack(each, fingerprint=None, precision=None).network.state_dict()
+        for each in (challenger, champion)
+    )
+    shapes = [{name: tuple(weight.shape) for name, weight in each.items()} for each in (new, old)]
+    if shapes[0] != shapes[1]:
+        raise ArtifactError("its weights have another shape than the champion's")
+    squares = [
+        (
+            float((new[name].double() - weight.double()).square().sum()),
+            float(weight.double().square().sum()),
+        )
+        for name, weight in old.items()
+    ]
+    moved, norm = (math.sqrt(sum(column)) for column in zip(*squares, strict=True))
+    return moved / norm if norm else math.inf

@@ -12,7 +12,10 @@ from actors import arguments
 from actors.learning import Learning
 from actors.local import LocalHandle
 from actors.state import ControllerState, Pending, StateFile
+from forecast.errors import ArtifactError
 from tests.actors.scenario import small_config, small_replay
+from tests.train.losses_scene import losses
+from train.gate import Evidence
 
 REPLAY = small_replay()
 HOUR = 12
@@ -55,11 +58,32 @@ class _Trainer:
 
 
 class _Registry:
+    """Version 3 is the anchor; verdicts are written down."""
+
+    def __init__(self):
+        self.anchor = 3
+        self.damaged = set()
+        self.verdicts = []
+
     async def verdict(self, update_id):
         return None
 
     async def load(self, version):
+        if version in self.damaged:
+            raise ArtifactError("weights have another sha256")
         return version
+
+    async def state(self):
+        return SimpleNamespace(anchor=self.anchor)
+
+    async def register(self, artifact, *, update_id, slot):
+        return 9
+
+    async def promote(self, version, **record):
+        self.verdicts.append(("promote", version, record))
+
+    async def reject(self, version, **record):
+        self.verdicts.append(("reject", version, record))
 
     async def note(self, kind, **detail):
         return None
@@ -71,17 +95,31 @@ class _Scene:
     def __init__(self, tmp_path, *, kind="base", **learning):
         config = small_config(tmp_path, REPLAY, **learning)
         self.settings = arguments.settings(config)
-        self.buffer, self.trainer = _Buffer(), _Trainer()
+        self.buffer, self.trainer, self.registry = _Buffer(), _Trainer(), _Registry()
         self.members = SimpleNamespace(champion=3, complete=True)
         self.learning = Learning(
             buffer=LocalHandle(self.buffer),
             trainer=LocalHandle(self.trainer),
-            registry=LocalHandle(_Registry()),
+            registry=LocalHandle(self.registry),
             members=self.members,
             settings=self.settings,
         )
         self.learning.champion_is({"kind": kind, "slot": 1000})
         self.state = ControllerState(slot=1000, last_update_slot=1000)
+
+    def judged_as(self, evidence):
+        """Trainings succeed from now on and are found to be this; with what they are judged."""
+        given = []
+
+        async def update(job, champion, windows):
+            return SimpleNamespace(artifact="challenger", report={}, update_id=job.update_id)
+
+        async def judge(challenger, holdout, champion, anchor, started_from_champion):
+            given.append((champion, anchor, started_from_champion))
+            return evidence
+
+        self.trainer.update, self.trainer.judge = update, judge
+        return given
 
     async def to(self, slot):
         """Step slot by slot; what became due on the way."""
@@ -114,7 +152,8 @@ async def test_a_retrain_reads_the_lookback_and_nothing_it_is_compared_on(tmp_pa
     scene = _Scene(tmp_path, **RETRAIN)
     await scene.to(1123)
     job, windows, validation = scene.trainer.asked[-1]
-    before = 1120 - scene.settings.holdout_hours * HOUR
+    # Its weights are chosen on the validation windows: they too end a horizon before the holdout.
+    before = 1120 - scene.settings.holdout_hours * HOUR - scene.settings.horizon
     assert (job.kind, job.parent, job.seed) == ("retrain", 3, scene.settings.seed + 1120)
     assert windows["hours"] == 48
     assert windows["as_of"] == validation["as_of"] == before
@@ -159,8 +198,8 @@ async def test_a_challenger_is_compared_with_what_a_job_promoted_meanwhile(tmp_p
     async def update(job, champion, windows):
         return SimpleNamespace(artifact="challenger", report={}, update_id=job.update_id)
 
-    async def judge(challenger, champion, holdout):
-        judged.append((challenger, champion))
+    async def judge(challenger, holdout, champion, anchor, started_from_champion):
+        judged.append((challenger, champion, anchor, started_from_champion))
         raise RuntimeError("enough")
 
     scene.trainer.update, scene.trainer.judge = update, judge
@@ -168,13 +207,73 @@ async def test_a_challenger_is_compared_with_what_a_job_promoted_meanwhile(tmp_p
     assert [p.parent for p in due] == [3]
     scene.members.champion = 4
     await scene.to(1026)
-    assert judged == [("challenger", 4)]
+    assert judged == [("challenger", 4, 3, False)]
+
+
+async def test_an_update_is_compared_with_its_parent_and_with_the_anchor(tmp_path):
+    scene = _Scene(tmp_path)
+    scene.registry.anchor = 2
+    given = scene.judged_as(Evidence(losses=losses({"challenger": 0.0, "champion": 0.0})))
+    await scene.to(1026)
+    assert given == [(3, 2, True)]
+    [(verdict, version, record)] = scene.registry.verdicts
+    assert (verdict, version, record["anchor"]) == ("promote", 9, 3)  # 2 was not comparable
+    assert record["report"]["anchor"] == 2
+    assert record["who"] == "gate"
+
+
+async def test_the_anchor_is_not_loaded_twice_where_it_is_the_champion(tmp_path):
+    scene = _Scene(tmp_path)
+    given = scene.judged_as(Evidence(losses=losses({"challenger": 0.1, "champion": 0.0})))
+    await scene.to(1026)
+    assert given == [(3, None, True)]
+    [(verdict, _, record)] = scene.registry.verdicts
+    assert (verdict, record["anchor"]) == ("reject", None)
+
+
+async def test_an_anchor_that_is_damaged_does_not_stop_learning(tmp_path, caplog):
+    scene = _Scene(tmp_path)
+    scene.registry.anchor, scene.registry.damaged = 2, {2}
+    given = scene.judged_as(Evidence(losses=losses({"challenger": 0.0, "champion": 0.0})))
+    await scene.to(1026)
+    assert given == [(3, None, True)]
+    assert "version 2 cannot be compared with" in caplog.text
+    assert scene.registry.verdicts[0][0] == "promote"
+
+
+async def test_a_challenger_that_cannot_be_used_is_refused_and_never_registered(tmp_path):
+    scene = _Scene(tmp_path, enable_validation=False)
+    scene.judged_as(Evidence(losses=None, fault="its weights have another shape"))
+    await scene.to(1026)
+    [(verdict, version, record)] = scene.registry.verdicts
+    assert (verdict, version) == ("reject", None)
+    assert "another shape" in record["reasons"][0]
+    assert scene.learning.last_failure is None
+
+
+async def test_validation_off_is_on_record(tmp_path):
+    scene = _Scene(tmp_path, enable_validation=False)
+    scene.judged_as(Evidence(losses=losses({"challenger": 0.5, "champion": 0.0})))
+    await scene.to(1026)
+    [(verdict, _, record)] = scene.registry.verdicts
+    assert (verdict, record["report"]["validated"]) == ("promote", False)
+    assert "validation is off" in record["reasons"][0]
+
+
+async def test_the_gate_goes_by_what_the_config_says(tmp_path):
+    scene = _Scene(tmp_path, validation_threshold=0.02, max_weight_move=0.1)
+    evidence = Evidence(losses=losses({"challenger": 0.0, "champion": 0.0}), moved=0.2)
+    scene.judged_as(evidence)
+    await scene.to(1026)
+    [(verdict, _, record)] = scene.registry.verdicts
+    assert (verdict, record["report"]["threshold"]) == ("reject", 0.02)
+    assert record["report"]["most_weight_move"] == 0.1
 
 
 async def test_a_disk_that_is_full_fails_the_update_and_not_the_step(tmp_path):
     scene = _Scene(tmp_path)
 
-    async def judge(challenger, champion, holdout):
+    async def judge(*given):
         raise OSError(28, "No space left on device")
 
     async def update(job, champion, windows):

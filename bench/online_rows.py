@@ -23,11 +23,11 @@ class FreshBuffer(BufferActor):
         self._horizon, self._reach = int(settings["horizon"]), reach
         self._source = self._buffer
 
-    async def draw(self, *, as_of: int, **query: Any) -> RawWindows:  # noqa: ANN401
-        """Windows with labels up to `as_of` + `reach`; `holdout_hours` is not heeded."""
+    async def draw(self, **query: Any) -> RawWindows:  # noqa: ANN401
+        """Training windows with labels up to `as_of` + `reach`; `holdout_hours` is not heeded."""
         # A draw leaves two horizons before `as_of`: the labels' own, and a gap before a holdout.
-        upto = as_of + self._horizon + self._reach
-        return self._source.draw(as_of=upto, **{**query, "holdout_hours": 0})
+        upto = query["as_of"] + self._horizon + self._reach
+        return self._source.draw(**{**query, "as_of": upto, "holdout_hours": 0})
 
 
 class LeakyBuffer(FreshBuffer):

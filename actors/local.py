@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
+import operator
 import time
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -71,7 +73,8 @@ async def _resolve(value: Any) -> Any:
     return copied(await value if isinstance(value, asyncio.Task) else value)
 
 
-_NEVER_CHANGE = (str, int, float, bool, bytes, type(None), np.generic)
+_PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
+"""Types whose values never change."""
 
 
 def copied(value: Any) -> Any:
@@ -84,20 +87,30 @@ def copied(value: Any) -> Any:
     >>> once[0] is array, once[0].flags.writeable, copied(once) is once
     (False, False, True)
     """
-    if isinstance(value, _NEVER_CHANGE):
+    kind: Any = type(value)
+    if kind in _PLAIN or isinstance(value, np.generic):
         return value
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         return _frozen(value)
-    if type(value) is tuple:
-        parts = tuple([copied(part) for part in value])
-        return value if all(map(_is, parts, value)) else parts
-    if type(value) is list:
+    if kind is tuple:
+        parts = tuple([part if type(part) in _PLAIN else copied(part) for part in value])
+        return value if all(map(operator.is_, parts, value)) else parts
+    if kind is list:
         return [copied(part) for part in value]
-    if type(value) is dict:
+    if kind is dict:
         return {copied(key): copied(part) for key, part in value.items()}
-    if is_dataclass(value) and type(value).__dataclass_params__.frozen:  # type: ignore[union-attr]
-        return _copied_message(value)
+    if (names := _fields_of_frozen(kind)) is not None:
+        return _copied_message(value, names)
     return copy.deepcopy(value)
+
+
+@cache
+def _fields_of_frozen(kind: Any) -> tuple[str, ...] | None:
+    """The fields of a frozen dataclass; None for any other type, a plain subclass of one too."""
+    settings = vars(kind).get("__dataclass_params__")
+    if settings is None or not settings.frozen:
+        return None
+    return tuple(field.name for field in fields(kind))
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
@@ -109,21 +122,16 @@ def _frozen(array: np.ndarray) -> np.ndarray:
     return made
 
 
-def _copied_message(value: Any) -> Any:
+def _copied_message(value: Any, names: tuple[str, ...]) -> Any:
     """A frozen dataclass: itself where no field has anything that could change."""
-    names = [field.name for field in fields(value)]
     before = [getattr(value, name) for name in names]
-    after = [copied(part) for part in before]
-    if all(map(_is, after, before)):
+    after = [part if type(part) in _PLAIN else copied(part) for part in before]
+    if all(map(operator.is_, after, before)):
         return value
     made = object.__new__(type(value))
     for name, part in zip(names, after, strict=True):
         object.__setattr__(made, name, part)
     return made
-
-
-def _is(one: object, other: object) -> bool:
-    return one is other
 
 
 class LocalFleet:

@@ -19,7 +19,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from actors.options import REPLAY, STATE_DIR, with_options
+from actors.options import BACKTEST, REPLAY, STATE_DIR, wished, with_options
 from connect import replay
 from connect.replay import Replay
 from connect.stream import Client
@@ -131,6 +131,23 @@ def train(**options: Any) -> None:
     loaded, chosen = plan_replay(options.pop("configs"), **options)
     version, report = train_base(loaded.config, chosen, progress="bar")
     click.echo(json.dumps({"version": version, **report}, default=str))
+
+
+@main.command()
+@_data_options
+@with_options(*BACKTEST)
+@_exits
+def backtest(**options: Any) -> None:
+    """Replay data through the production controller and score every member; needs no cluster.
+
+    Prints one JSON object: WQL, MAE and coverage of each member, pooled, by step, by day and by
+    server, and every update with its verdict.
+    """
+    from actors.backtest import run
+
+    wishes = wished(options)
+    loaded, chosen = plan_replay(options.pop("configs"), **options)
+    click.echo(json.dumps(run(loaded.config, chosen, **wishes)))
 
 
 @main.command()

@@ -145,7 +145,8 @@ class Controller:
         return min(closed, due)
 
     async def _score(self, slot: int) -> None:
-        await self._ledger.score.remote(slot, self._buffer.actuals.remote(slot))
+        due = slot - self.settings.label_delay
+        await self._ledger.score.remote(due, self._buffer.actuals.remote(due))
 
     async def _refresh_members(self) -> None:
         """Load what should serve beside the old version and swap.

@@ -11,7 +11,6 @@ RegistryActor. The last line on stdout is one JSON object. Exit codes: 0 ok, 1 r
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
@@ -27,7 +26,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 
 from actors import arguments, handles, topology
 from actors.offline import History, history_of, train_and_judge
-from actors.options import REPLAY, STATE_DIR, with_options
+from actors.options import BACKTEST, REPLAY, STATE_DIR, wished, with_options
 from actors.trainer import make_trainer
 from connect import replay
 from connect.replay import Replay
@@ -209,18 +208,17 @@ def retrain(configs: tuple[Path, ...], state_dir: Path | None) -> dict[str, Any]
 @main.command()
 @_options
 @_data_options
-@click.option("--stream-days", type=click.FloatRange(min=0, min_open=True), default=3.0)
+@with_options(*BACKTEST)
 @_exits
-def backtest(
-    configs: tuple[Path, ...], state_dir: Path | None, stream_days: float, **source: Any
-) -> dict[str, Any]:
+def backtest(configs: tuple[Path, ...], state_dir: Path | None, **options: Any) -> dict[str, Any]:
     """Replay data through the production controller and score it; no fleet is changed."""
-    from actors.backtest import backtest as play
+    from actors.backtest import run
 
-    chosen = _chosen(**source)
+    wishes = wished(options)
+    chosen = _chosen(**options)
     if chosen is None:
         raise ConfigError("a backtest needs --data or --demo")
-    return asyncio.run(play(_config(configs, state_dir, chosen), chosen, stream_days=stream_days))
+    return run(_config(configs, state_dir, chosen), chosen, **wishes)
 
 
 if __name__ == "__main__":

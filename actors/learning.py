@@ -145,20 +145,20 @@ class Learning:
 
     async def _train(self, pending: Pending) -> Any:
         settings, slot = self._settings, pending.asked_slot
-        seed = settings.seed + slot
+        seed, known = settings.seed + slot, slot - settings.label_delay
         if pending.kind == "base":
-            windows = self._draw(slot, settings.history_hours, settings.base_windows, seed)
+            windows = self._draw(known, settings.history_hours, settings.base_windows, seed)
             job = BaseJob(pending.update_id, slot, settings.seed)
-            return await self._trainer.train_base.remote(job, windows, self._holdout(slot))
+            return await self._trainer.train_base.remote(job, windows, self._holdout(known))
         if pending.kind == "retrain":
             # Its weights are chosen on validation windows, which therefore come before those on
             # which it is compared with the champion, and a horizon before.
-            before = slot - settings.holdout_hours * settings.per_hour - settings.horizon
+            before = known - settings.holdout_hours * settings.per_hour - settings.horizon
             windows = self._draw(before, settings.lookback_hours, settings.base_windows, seed)
             job = BaseJob(pending.update_id, slot, seed, "retrain", pending.parent)
             return await self._trainer.train_base.remote(job, windows, self._holdout(before))
         assert pending.parent is not None
-        windows = self._draw(slot, settings.window_hours, settings.windows_per_update, seed)
+        windows = self._draw(known, settings.window_hours, settings.windows_per_update, seed)
         update = UpdateJob(pending.update_id, slot, seed, pending.parent)
         champion = self._registry.load.remote(pending.parent)
         return await self._trainer.update.remote(update, champion, windows)
@@ -203,7 +203,7 @@ class Learning:
         anchor = None if serves is None else (await self._registry.state.remote()).anchor
         evidence = await self._trainer.judge.remote(
             result.artifact,
-            self._holdout(slot),
+            self._holdout(slot - self._settings.label_delay),
             None if serves is None else self._registry.load.remote(serves),
             None if anchor == serves else await self._readable(anchor),
             pending.kind == "update" and serves == pending.parent,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import click
 
@@ -26,6 +26,36 @@ REPLAY = (
     ),
 )
 """What `connect.replay.choose` takes."""
+
+BACKTEST = (
+    click.option(
+        "--stream-days",
+        type=click.FloatRange(min=0, min_open=True),
+        default=3.0,
+        show_default=True,
+        help="How much to stream.",
+    ),
+    click.option("--label-delay", default="0s", help="Score and learn so much later: 2h."),
+    click.option("--training-seed", type=int, help="Of the trainings; else the config's."),
+    click.option(
+        "--dump",
+        type=click.Path(path_type=Path),
+        help="Write every issued quantile to this parquet file, and the actuals beside it.",
+    ),
+    click.option(
+        "--dump-every",
+        type=click.IntRange(min=1),
+        default=1,
+        help="Only the origins whose slot this number divides.",
+    ),
+)
+"""What `actors.backtest.run` takes besides a config and data."""
+
+
+def wished(options: dict[str, Any]) -> dict[str, Any]:
+    """Take what `BACKTEST` adds out of a command's options."""
+    names = ("stream_days", "label_delay", "training_seed", "dump", "dump_every")
+    return {name: options.pop(name) for name in names}
 
 
 def with_options(

@@ -11,6 +11,7 @@ from typing import Any
 
 from connect.files import FileSource
 from connect.fleet import DemoFleet
+from connect.grid import GridSource
 from connect.stream import Source
 from forecast.errors import ConfigError, DataError
 from forecast.schema import Reject, SampleBlock, Schema, validate_rows
@@ -35,6 +36,10 @@ class Replay:
         self, from_slot: int, to_slot: int, *, schema: Schema
     ) -> tuple[SampleBlock, Sequence[Reject]]:
         """The rows of slots [from_slot, to_slot), validated as they would be at their end."""
+        if isinstance(self.source, GridSource):
+            made = self.source.samples(from_slot, to_slot, schema)
+            if made is not None:
+                return made
         rows = [row for _, rows in self.source.rows_by_slot(from_slot, to_slot) for row in rows]
         now_ms = to_slot * schema.step_seconds * 1000
         return validate_rows(rows, schema, now_ms=now_ms, max_clock_skew_ms=0)

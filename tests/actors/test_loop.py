@@ -262,8 +262,8 @@ async def test_an_edited_config_never_drops_the_fleet_to_the_fallback(edit, tmp_
         await fleet.append(request_id, _under(block, schema))
     snapshot = await fleet.ledger.latest.remote()
     assert snapshot.version == 1
-    assert set(snapshot.served) == {"champion"}
-    block = snapshot.block("champion")
+    assert set(snapshot.served) == {"ensemble"}
+    block = snapshot.block("ensemble")
     known = [target for target in snapshot.targets if target != covariate]
     for target in known:
         column = snapshot.targets.index(target)

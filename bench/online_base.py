@@ -1,0 +1,89 @@
+"""Base models for the bench of online learning: trained once for the same data and settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from actors import arguments
+from actors.offline import history_of
+from actors.trainer import make_trainer
+from connect.replay import Replay
+from forecast.artifact import Artifact
+from forecast.canonical import plain
+from forecast.config import Config
+from forecast.errors import DataError
+from forecast.schema import SampleBlock
+from forecast.storage import write_atomic
+from train.buffer import Buffer
+from train.trainer import BaseJob
+
+
+def base_model(config: Config, replay: Replay) -> Artifact:
+    """A model trained on the replay's history alone, as a controller would; no gate.
+
+    Raises TrainingError when there is too little history.
+    """
+    return _trained(config, history_of(config, replay))
+
+
+def cached_base(config: Config, replay: Replay, cache: Path | None) -> tuple[Artifact, bool]:
+    """The base model and whether it came from the folder; None keeps nothing.
+
+    A model is found again by a hash of the history's samples and of all that enters the training.
+    """
+    if cache is None:
+        return base_model(config, replay), False
+    folder = cache / _digest(config, replay)
+    manifest, weights = folder / "manifest.json", folder / "weights.safetensors"
+    if manifest.exists() and weights.exists():
+        return Artifact(json.loads(manifest.read_text()), weights.read_bytes()), True
+    made = base_model(config, replay)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(weights, made.weights)
+    write_atomic(manifest, json.dumps(made.manifest).encode())
+    return made, False
+
+
+def _trained(config: Config, history: Buffer) -> Artifact:
+    settings = arguments.settings(config)
+    slot = history.closed_slot
+    if slot is None:
+        raise DataError("no slot of the history is closed: there is nothing to learn from")
+    windows = history.draw(
+        as_of=slot,
+        hours=settings.history_hours,
+        count=settings.base_windows,
+        seed=settings.seed,
+        holdout_hours=settings.holdout_hours,
+    )
+    holdout = history.holdout(as_of=slot, hours=settings.holdout_hours, every=settings.horizon)
+    trainer = make_trainer(**{**arguments.trainer(config), "workers": None})
+    job = BaseJob(f"base-{slot}", slot, settings.seed)
+    return trainer.train_base(job, windows, holdout).artifact
+
+
+def _digest(config: Config, replay: Replay) -> str:
+    given = arguments.trainer(config)
+    schema = given.pop("schema")
+    settings = arguments.settings(config)
+    entering: dict[str, Any] = {
+        "trainer": {name: value for name, value in given.items() if name != "learner"},
+        "metrics": [repr(metric) for metric in schema.metrics],
+        "targets": schema.targets,
+        "step": schema.step_seconds,
+        "draw": [settings.history_hours, settings.base_windows, settings.holdout_hours],
+        "seed": settings.seed,
+    }
+    known = hashlib.sha256(json.dumps(plain(entering), sort_keys=True).encode())
+    block, _ = replay.samples(replay.first_slot, replay.start_slot, schema=schema)
+    known.update(_bytes(block))
+    return known.hexdigest()[:32]
+
+
+def _bytes(block: SampleBlock) -> bytes:
+    arrays = (block.server_index, block.metric_index, block.time_ms, block.value)
+    names = json.dumps([block.servers, block.metrics]).encode()
+    return names + b"".join(array.tobytes() for array in arrays)

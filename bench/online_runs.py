@@ -1,0 +1,197 @@
+"""The runs behind the table of the bench of online learning: one replay each, in its own process.
+
+Most rows of the table are members of one run. What differs between runs is what is learned:
+
+    frozen    nothing: the base model stays
+    default   the product as configured, learning on
+    naive     an update every hour on the sliding window up to now, and no gate
+    leaky     LEAKY: the same, but updates see labels up to a horizon ahead of now
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from actors.backtest import play, tally_of
+from actors.buffer import BufferActor
+from bench.online_base import cached_base
+from bench.online_rows import FreshBuffer, LeakyBuffer
+from bench.scenarios import Scenario, Scored, scenario
+from forecast.config import Config
+from forecast.config_files import load
+from forecast.record import ForecastBlock
+from forecast.tally import Tally
+
+LAPTOP = Path(__file__).resolve().parents[1] / "configs" / "laptop.toml"
+
+_HOURLY: Mapping[str, Any] = {
+    "enabled": True,
+    "update_frequency_minutes": 60,
+    "enable_validation": False,
+    "retrain_interval_hours": 0,
+}
+RUNS: Mapping[str, Mapping[str, Any]] = {
+    "naive": _HOURLY,
+    "leaky": _HOURLY,
+    "default": {"enabled": True},
+    "frozen": {"enabled": False},
+}
+"""What each run says of `[online_learning]`, the longest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """Which stream, as the command line says it."""
+
+    scenario: str
+    data: Path
+    targets: tuple[str, ...]
+    servers: int | None
+    days: float | None
+    configs: tuple[Path, ...]
+    cache: Path | None
+
+    def stream(self) -> Scenario:
+        """The scenario; raises ConfigError or DataError."""
+        return scenario(
+            self.scenario,
+            data=self.data,
+            targets=self.targets,
+            servers=self.servers,
+            days=self.days,
+        )
+
+    def config(self, stream: Scenario, *, run: str, seed: int) -> Config:
+        """The product's configuration for this stream, with what the run changes about it."""
+        day = 86400 / stream.replay.schema.step_seconds
+        history = (stream.replay.start_slot - stream.replay.first_slot) / day
+        overrides = _merged(
+            {
+                "training": {"threads": 1, "seed": seed},
+                "limits": {"learning_free_mb": 1, "ingest_free_mb": 1},
+                "buffer": {"history_days": max(35, round(history) + 1)},
+            },
+            stream.config,
+            {"online_learning": RUNS[run]},
+        )
+        data = stream.replay.config()
+        return load(self.configs or (LAPTOP,), data=data, overrides=overrides).config
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One finished run."""
+
+    run: str
+    seed: int
+    tally: Tally
+    updates: tuple[tuple[int, str], ...]
+    """(slot, verdict) of every update, in order."""
+    steps: int
+    cpu_s: float
+    seconds: float
+
+
+def outcomes(
+    wishes: Wishes, runs: Sequence[str], seeds: Sequence[int], *, processes: int
+) -> Iterator[Outcome]:
+    """Every run with every seed, as they end; each has one torch thread.
+
+    The base models are trained first, one per seed: all runs of a seed start from the same one.
+    """
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        for done in [pool.submit(_prepare, wishes, seed) for seed in seeds]:
+            done.result()
+        ordered = [run for run in RUNS if run in runs]
+        jobs = [pool.submit(one, wishes, run, seed) for run in ordered for seed in seeds]
+        for job in as_completed(jobs):
+            yield job.result()
+
+
+def one(wishes: Wishes, run: str, seed: int) -> Outcome:
+    """One run with one seed, in this process."""
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    stream = wishes.stream()
+    config = wishes.config(stream, run=run, seed=seed)
+    base, _ = cached_base(config, stream.replay, wishes.cache)
+    tally = tally_of(config, stream.replay)
+    counted = tally if stream.scored is None else Restricted(tally, stream.scored)
+    buffers: dict[str, Callable[..., Any]] = {
+        "naive": FreshBuffer,
+        "leaky": partial(LeakyBuffer, replay=stream.replay),
+    }
+    spent = time.process_time()
+    told = asyncio.run(
+        play(
+            config,
+            stream.replay,
+            [counted],
+            stream_days=config.buffer.history_days * 1000.0,  # as far as the stream goes
+            base=base,
+            buffer=buffers.get(run, BufferActor),
+        )
+    )
+    updates = [(each["slot"], each["verdict"]) for each in told["updates"]]
+    return Outcome(
+        run=run,
+        seed=seed,
+        tally=tally,
+        updates=tuple(updates[1:]),  # the first is the base
+        steps=told["streamed_slots"],
+        cpu_s=time.process_time() - spent,
+        seconds=time.monotonic() - began,
+    )
+
+
+class Restricted:
+    """Tells a tally only of the servers and slots that are scored."""
+
+    def __init__(self, tally: Tally, scored: Scored) -> None:
+        self._tally, self._scored = tally, scored
+
+    def issued(self, blocks: Sequence[ForecastBlock]) -> None:
+        """All of them: which servers count is seen when they are scored."""
+        self._tally.issued(blocks)
+
+    def scored(self, slot: int, servers: Sequence[str], actuals_ST: np.ndarray) -> None:
+        """The rows of the servers that count."""
+        if self._scored.from_slot <= slot < self._scored.to_slot:
+            rows = [at for at, name in enumerate(servers) if name in self._scored.servers]
+            self._tally.scored(slot, [servers[at] for at in rows], actuals_ST[rows])
+
+
+def _prepare(wishes: Wishes, seed: int) -> None:
+    """Train the base model of a seed, unless the cache has it."""
+    torch.set_num_threads(1)
+    stream = wishes.stream()
+    cached_base(wishes.config(stream, run="frozen", seed=seed), stream.replay, wishes.cache)
+
+
+def in_folder(wishes: Wishes, folder: Path) -> Wishes:
+    """The same wishes with a cache for base models: processes hand them on through it."""
+    return wishes if wishes.cache is not None else replace(wishes, cache=folder)
+
+
+def _merged(*trees: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables merged key by key; later ones win."""
+    made: dict[str, Any] = {}
+    for tree in trees:
+        for key, value in tree.items():
+            known = made.get(key)
+            if isinstance(known, dict) and isinstance(value, Mapping):
+                made[key] = _merged(known, value)
+            else:
+                made[key] = value
+    return made

@@ -1,0 +1,217 @@
+"""The table of the bench of online learning: what each row's forecasts were worth, and how surely.
+
+A row is a member of a run. WQL is pooled over cells per target, then the mean over targets, as the
+ledger has it. A gain is 1 - WQL / WQL of the frozen model, on the same cells; its interval comes
+from a paired bootstrap over days, the blocks (Künsch, Annals of Statistics 17, 1989).
+
+D days, T targets, H horizon, F sums per cell (`forecast.metrics`), B resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.online_runs import Outcome
+from forecast.metrics import Float64Array, Score, central_intervals, known_mean
+
+_STEPS = (1, 6, 12)
+_NOMINAL = 0.8
+_RESAMPLES = 2000
+_INTERVAL = (0.025, 0.975)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the table: the first of these members that the run has."""
+
+    name: str
+    run: str
+    members: tuple[str, ...]
+    what: str
+
+
+ROWS = (
+    Row("copy_last", "frozen", ("copy_last",), "the newest value"),
+    Row("seasonal_naive", "frozen", ("seasonal_naive",), "the same time yesterday"),
+    Row("least_squares", "frozen", ("least_squares",), "forgetting least squares"),
+    Row("frozen", "frozen", ("champion",), "the base model, never updated"),
+    Row("frozen_calibrated", "frozen", ("champion_calibrated",), "frozen, calibrated online"),
+    Row("frozen_ensemble", "frozen", ("ensemble",), "frozen and experts, learned weights"),
+    Row("naive", "naive", ("champion",), "an update every hour, no gate"),
+    Row("default", "default", ("ensemble", "champion"), "the product as configured"),
+    Row("leaky", "leaky", ("champion",), "LEAKY upper bound: as naive, with labels of the future"),
+)
+
+
+class Table:
+    """Figures of rows from the outcomes of runs; of several seeds the sums are added up.
+
+    `scale` is each (server, target)'s mean absolute error of the seasonal naive on the history,
+    for MASE. A row whose run or member is missing has None for every figure.
+    """
+
+    def __init__(
+        self,
+        outcomes: Sequence[Outcome],
+        scale: Mapping[tuple[str, str], float],
+        *,
+        rows: Sequence[Row] = ROWS,
+        seed: int = 0,
+    ) -> None:
+        self._outcomes, self._scale, self._seed = tuple(outcomes), scale, seed
+        self.rows = tuple(rows)
+
+    def member(self, row: Row) -> str | None:
+        """The member that stands for a row; None when no run has it."""
+        for outcome in self._outcomes:
+            if outcome.run == row.run:
+                return next((one for one in row.members if one in outcome.tally.members), None)
+        return None
+
+    def by_day(self, run: str, member: str) -> tuple[tuple[int, ...], Float64Array]:
+        """Days [D] and sums [D, T, H, F] of a member over all servers and seeds."""
+        chosen = [outcome for outcome in self._outcomes if outcome.run == run]
+        days = chosen[0].tally.days
+        if any(outcome.tally.days != days for outcome in chosen):
+            raise ValueError(f"runs of {run!r} with other seeds have other days")
+        return days, np.sum([outcome.tally.by_day(member) for outcome in chosen], axis=0)
+
+    def by_server(self, run: str, member: str) -> dict[str, Float64Array]:
+        """Sums [T, H, F] of a member by server, over all days and seeds."""
+        found: dict[str, Float64Array] = {}
+        for outcome in self._outcomes:
+            if outcome.run == run:
+                for name, sums in outcome.tally.by_server(member).items():
+                    found[name] = found[name] + sums if name in found else sums
+        return found
+
+    def updates(self, run: str) -> tuple[tuple[int, str], ...]:
+        """(slot, verdict) of the updates of a run's first seed."""
+        return next((one.updates for one in self._outcomes if one.run == run), ())
+
+    def figures(self, row: Row) -> dict[str, Any] | None:
+        """One row's numbers; None when it was not run."""
+        member = self.member(row)
+        if member is None:
+            return None
+        days, sums_DTHF = self.by_day(row.run, member)
+        pooled = sums_DTHF.sum((0, 2))
+        worst, name = self._worst_server(row, member)
+        covered = self._coverage(sums_DTHF.sum((1, 2)))
+        known = [at for at, share in enumerate(covered) if not np.isnan(share)]
+        worst_day = max(known, key=lambda at: abs(covered[at] - _NOMINAL), default=None)
+        overall = float(self._coverage(sums_DTHF.sum((0, 1, 2))[None])[0])
+        runs = [outcome for outcome in self._outcomes if outcome.run == row.run]
+        steps = [step for step in _STEPS if step <= sums_DTHF.shape[2]]
+        return {
+            "member": member,
+            "n": int(Score(pooled.sum(0)).n),
+            "wql": known_mean(Score(pooled).wql),
+            **{f"wql_{h}": known_mean(Score(sums_DTHF[:, :, h - 1].sum(0)).wql) for h in steps},
+            "mae": known_mean(Score(pooled).mae),
+            "mse": known_mean(Score(pooled).rmse ** 2),
+            "mase": self._mase(row.run, member),
+            "coverage": overall,
+            "coverage_error": abs(overall - _NOMINAL),
+            "worst_day_coverage": None if worst_day is None else float(covered[worst_day]),
+            "worst_day": None if worst_day is None else str(np.datetime64(days[worst_day], "D")),
+            "worst_server": worst,
+            "worst_server_name": name,
+            **self.gain(row, FROZEN),
+            "promoted": sum(verdict == "promoted" for one in runs for _, verdict in one.updates),
+            "updates": sum(len(one.updates) for one in runs),
+            "cpu_s": round(sum(one.cpu_s for one in runs), 1),
+        }
+
+    def gain(self, row: Row, against: Row) -> dict[str, float | None]:
+        """`gain`, `gain_low`, `gain_high` of a row against another one, paired by day."""
+        mine, other = self.member(row), self.member(against)
+        nothing: dict[str, float | None] = dict.fromkeys(("gain", "gain_low", "gain_high"))
+        if mine is None or other is None:
+            return nothing
+        _, ours = self.by_day(row.run, mine)
+        _, theirs = self.by_day(against.run, other)
+        gain = 1 - _wql(ours.sum((0, 2))[None])[0] / _wql(theirs.sum((0, 2))[None])[0]
+        days = len(ours)
+        drawn = np.random.default_rng(self._seed).integers(0, days, (_RESAMPLES, days))
+        times_BD = np.stack([np.bincount(one, minlength=days) for one in drawn]).astype(float)
+        ours_BTF = np.einsum("bd,dtf->btf", times_BD, ours.sum(2))
+        theirs_BTF = np.einsum("bd,dtf->btf", times_BD, theirs.sum(2))
+        low, high = np.quantile(1 - _wql(ours_BTF) / _wql(theirs_BTF), _INTERVAL)
+        return {"gain": float(gain), "gain_low": float(low), "gain_high": float(high)}
+
+    def _coverage(self, sums: Float64Array) -> Float64Array:
+        """The share inside the central interval of 0.8 (else the widest) of sums [N, F]."""
+        levels = self._outcomes[0].tally.levels
+        shares = [share for share, _, _ in central_intervals(levels)]
+        if not shares:
+            return np.full(len(sums), np.nan)
+        near = int(np.argmin([abs(share - _NOMINAL) for share in shares]))
+        return np.asarray(Score(sums).coverage[:, near])
+
+    def _mase(self, run: str, member: str) -> float | None:
+        """Mean over (server, target) of the MAE over that of the seasonal naive on the history."""
+        targets, ratios = self._outcomes[0].tally.targets, []
+        for server, sums_THF in self.by_server(run, member).items():
+            for target, mae in zip(targets, Score(sums_THF.sum(1)).mae, strict=True):
+                scale = self._scale.get((server, target), 0.0)
+                ratios.append(mae / scale if scale > 0 else np.nan)
+        return known_mean(np.array(ratios))
+
+    def _worst_server(self, row: Row, member: str) -> tuple[float | None, str | None]:
+        """The largest WQL / frozen WQL - 1 of a server, and which."""
+        frozen = self.member(FROZEN)
+        if frozen is None:
+            return None, None
+        known = self.by_server(FROZEN.run, frozen)
+        worse = {
+            server: float(_wql(sums.sum(1)[None])[0] / _wql(known[server].sum(1)[None])[0] - 1)
+            for server, sums in self.by_server(row.run, member).items()
+            if server in known
+        }
+        found = {server: ratio for server, ratio in worse.items() if np.isfinite(ratio)}
+        worst = max(found, key=found.__getitem__, default=None)
+        return (None, None) if worst is None else (found[worst], worst)
+
+
+FROZEN = next(row for row in ROWS if row.name == "frozen")
+DEFAULT = next(row for row in ROWS if row.name == "default")
+
+
+def learning_gain(table: Table) -> dict[str, float | None]:
+    """The default row against the same member of the frozen run: what moving weights brought."""
+    member = table.member(DEFAULT)
+    same = Row("same", "frozen", () if member is None else (member,), "")
+    found = table.gain(DEFAULT, same)
+    return {name.replace("gain", "learning_gain"): value for name, value in found.items()}
+
+
+def line(table: Table, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The flat result: what the bench is about, the main figures, every row's WQL."""
+    every = {row.name: table.figures(row) for row in table.rows}
+    default = every.get("default") or {}
+    told: dict[str, Any] = dict(about)
+    for name in ("frozen", "copy_last", "default", "leaky"):
+        told[f"{name}_wql"] = (every.get(name) or {}).get("wql")
+    for name in ("gain", "gain_low", "gain_high"):
+        told[name] = default.get(name)
+    told.update(learning_gain(table))
+    for name in ("worst_server", "worst_server_name", "coverage_error", "worst_day_coverage"):
+        told[name] = default.get(name)
+    for name, figures in every.items():
+        for key in ("wql", "mae", "mase", "gain", "coverage_error", "cpu_s"):
+            told.setdefault(f"{name}_{key}", None if figures is None else figures[key])
+    told["promoted"], told["updates"] = default.get("promoted"), default.get("updates")
+    return told
+
+
+def _wql(sums_BTF: Float64Array) -> Float64Array:
+    """Mean over targets of the WQL of sums [B, T, F]; a target without any size is left out."""
+    wql_BT = Score(sums_BTF).wql
+    known = ~np.isnan(wql_BT)
+    total = np.where(known, wql_BT, 0.0).sum(1)
+    return np.asarray(total / np.where(known.any(1), known.sum(1), np.nan))

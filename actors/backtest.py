@@ -12,7 +12,7 @@ import asyncio
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,16 +55,21 @@ class WatchedLedger(LedgerActor):
         self._watchers = tuple(watchers)
         self._newest: Snapshot | None = None
 
-    async def issue(self, blocks: Sequence[ForecastBlock]) -> tuple[ForecastBlock, ...] | None:
+    async def issue(self, blocks: Sequence[ForecastBlock]) -> tuple[ForecastBlock, ...]:
         """Keep forecasts of record; see `LedgerActor.issue`."""
         kept = await super().issue(blocks)
         for watcher in self._watchers:
-            watcher.issued(kept or blocks)
+            watcher.issued(kept)
         return kept
 
-    async def score(self, slot: int, actuals: tuple[tuple[str, ...], np.ndarray]) -> Any:
+    async def score(
+        self,
+        slot: int,
+        actuals: tuple[tuple[str, ...], np.ndarray],
+        masked: Collection[str] = (),
+    ) -> Any:
         """Join a slot's actuals with the forecasts made for it; see `LedgerActor.score`."""
-        report = await super().score(slot, actuals)
+        report = await super().score(slot, actuals, masked)
         for watcher in self._watchers:
             watcher.scored(slot, *actuals)
         return report

@@ -161,7 +161,7 @@ def _picture(options: argparse.Namespace, table: Table, stream: Scenario) -> Non
         member = table.member(row)
         if member is not None:
             days, sums_DTHF = table.by_day(row.run, member)
-            daily = [known_mean(Score(sums.sum(1)).wql) for sums in sums_DTHF]
+            daily = [known_mean(Score(sums.sum(1), table.levels).wql) for sums in sums_DTHF]
             lines[row.name] = [np.nan if value is None else value for value in daily]
     if not days:
         return

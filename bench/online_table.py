@@ -64,6 +64,7 @@ class Table:
     ) -> None:
         self._outcomes, self._scale, self._seed = tuple(outcomes), scale, seed
         self.rows = tuple(rows)
+        self.levels = self._outcomes[0].tally.levels if self._outcomes else ()
 
     def member(self, row: Row) -> str | None:
         """The member that stands for a row; None when no run has it."""
@@ -109,11 +110,14 @@ class Table:
         steps = [step for step in _STEPS if step <= sums_DTHF.shape[2]]
         return {
             "member": member,
-            "n": int(Score(pooled.sum(0)).n),
-            "wql": known_mean(Score(pooled).wql),
-            **{f"wql_{h}": known_mean(Score(sums_DTHF[:, :, h - 1].sum(0)).wql) for h in steps},
-            "mae": known_mean(Score(pooled).mae),
-            "mse": known_mean(Score(pooled).rmse ** 2),
+            "n": int(Score(pooled.sum(0), self.levels).n),
+            "wql": known_mean(Score(pooled, self.levels).wql),
+            **{
+                f"wql_{h}": known_mean(Score(sums_DTHF[:, :, h - 1].sum(0), self.levels).wql)
+                for h in steps
+            },
+            "mae": known_mean(Score(pooled, self.levels).mae),
+            "mse": known_mean(Score(pooled, self.levels).rmse ** 2),
             "mase": self._mase(row.run, member),
             "coverage": overall,
             "coverage_error": abs(overall - _NOMINAL),
@@ -135,29 +139,31 @@ class Table:
             return nothing
         _, ours = self.by_day(row.run, mine)
         _, theirs = self.by_day(against.run, other)
-        gain = 1 - _wql(ours.sum((0, 2))[None])[0] / _wql(theirs.sum((0, 2))[None])[0]
+        mean = [_wql(one.sum((0, 2))[None], self.levels)[0] for one in (ours, theirs)]
+        gain = 1 - mean[0] / mean[1]
         days = len(ours)
         drawn = np.random.default_rng(self._seed).integers(0, days, (_RESAMPLES, days))
         times_BD = np.stack([np.bincount(one, minlength=days) for one in drawn]).astype(float)
         ours_BTF = np.einsum("bd,dtf->btf", times_BD, ours.sum(2))
         theirs_BTF = np.einsum("bd,dtf->btf", times_BD, theirs.sum(2))
-        low, high = np.quantile(1 - _wql(ours_BTF) / _wql(theirs_BTF), _INTERVAL)
+        low, high = np.quantile(
+            1 - _wql(ours_BTF, self.levels) / _wql(theirs_BTF, self.levels), _INTERVAL
+        )
         return {"gain": float(gain), "gain_low": float(low), "gain_high": float(high)}
 
     def _coverage(self, sums: Float64Array) -> Float64Array:
         """The share inside the central interval of 0.8 (else the widest) of sums [N, F]."""
-        levels = self._outcomes[0].tally.levels
-        shares = [share for share, _, _ in central_intervals(levels)]
+        shares = [share for share, _, _ in central_intervals(self.levels)]
         if not shares:
             return np.full(len(sums), np.nan)
         near = int(np.argmin([abs(share - _NOMINAL) for share in shares]))
-        return np.asarray(Score(sums).coverage[:, near])
+        return np.asarray(Score(sums, self.levels).coverage[:, near])
 
     def _mase(self, run: str, member: str) -> float | None:
         """Mean over (server, target) of the MAE over that of the seasonal naive on the history."""
         targets, ratios = self._outcomes[0].tally.targets, []
         for server, sums_THF in self.by_server(run, member).items():
-            for target, mae in zip(targets, Score(sums_THF.sum(1)).mae, strict=True):
+            for target, mae in zip(targets, Score(sums_THF.sum(1), self.levels).mae, strict=True):
                 scale = self._scale.get((server, target), 0.0)
                 ratios.append(mae / scale if scale > 0 else np.nan)
         return known_mean(np.array(ratios))
@@ -169,7 +175,11 @@ class Table:
             return None, None
         known = self.by_server(FROZEN.run, frozen)
         worse = {
-            server: float(_wql(sums.sum(1)[None])[0] / _wql(known[server].sum(1)[None])[0] - 1)
+            server: float(
+                _wql(sums.sum(1)[None], self.levels)[0]
+                / _wql(known[server].sum(1)[None], self.levels)[0]
+                - 1
+            )
             for server, sums in self.by_server(row.run, member).items()
             if server in known
         }
@@ -209,9 +219,9 @@ def line(table: Table, about: Mapping[str, Any]) -> dict[str, Any]:
     return told
 
 
-def _wql(sums_BTF: Float64Array) -> Float64Array:
+def _wql(sums_BTF: Float64Array, levels: Sequence[float]) -> Float64Array:
     """Mean over targets of the WQL of sums [B, T, F]; a target without any size is left out."""
-    wql_BT = Score(sums_BTF).wql
+    wql_BT = Score(sums_BTF, levels).wql
     known = ~np.isnan(wql_BT)
     total = np.where(known, wql_BT, 0.0).sum(1)
     return np.asarray(total / np.where(known.any(1), known.sum(1), np.nan))

@@ -16,7 +16,7 @@ import numpy as np
 
 from forecast.metrics import Float64Array, FloatArray, Score, central_intervals, known_mean
 from forecast.record import ForecastBlock
-from forecast.scoring import ServerSums, by_step, join
+from forecast.scoring import ServerSums, join
 
 
 class Tally:
@@ -49,17 +49,18 @@ class Tally:
         """Add what the actuals [S, T] of a slot say of the forecasts made for it."""
         names = tuple(servers)
         steps = range(1, self.horizon + 1)
-        origins = {step: self._waiting.get(slot - step, ()) for step in steps}
+        origins = [self._waiting.get(slot - step, ()) for step in steps]
         for old in [origin for origin in self._waiting if origin <= slot - self.horizon]:
             del self._waiting[old]
         if slot < self._since:
             return
-        scored = join(names, actuals_ST, origins, self.levels)
         day = self._days.setdefault(slot // self.day_slots, {})
-        for member in sorted({one.member for one in scored}):
-            sums = by_step([one for one in scored if one.member == member], self.horizon)
-            known = day.get(member)
-            day[member] = ServerSums(names, sums) if known is None else known.plus(names, sums)
+        for one in join(names, actuals_ST, origins, self.levels):
+            known = day.get(one.member)
+            if known is None:
+                day[one.member] = ServerSums(names, one.cells.copy())
+            else:
+                known.add(names, one.cells)
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -110,29 +111,28 @@ class Tally:
 
     def report(self) -> dict[str, Any]:
         """All of it as JSON: `members`, then `days` and `servers` with every member's numbers."""
-        nominal = [f"{share:g}" for share, _, _ in central_intervals(self.levels)]
         members: dict[str, Any] = {}
         days: dict[str, dict[str, Any]] = {}
         servers: dict[str, dict[str, Any]] = {}
         for member in self.members:
             sums_DTHF = self.by_day(member)
-            members[member] = self._member(sums_DTHF.sum(0), nominal)
+            members[member] = self._member(sums_DTHF.sum(0))
             for day, sums in zip(self.days, sums_DTHF, strict=True):
                 date = str(np.datetime64(day, "D"))
-                days.setdefault(date, {})[member] = figures(sums.sum(1), nominal)
+                days.setdefault(date, {})[member] = figures(sums.sum(1), self.levels)
             for server, sums in self.by_server(member).items():
-                servers.setdefault(server, {})[member] = figures(sums.sum(1), nominal)
+                servers.setdefault(server, {})[member] = figures(sums.sum(1), self.levels)
         return {"members": members, "days": days, "servers": servers}
 
-    def _member(self, sums_THF: Float64Array, nominal: Sequence[str]) -> dict[str, Any]:
-        steps = {str(h + 1): figures(sums_THF[:, h], nominal) for h in range(self.horizon)}
+    def _member(self, sums_THF: Float64Array) -> dict[str, Any]:
+        steps = {str(h + 1): figures(sums_THF[:, h], self.levels) for h in range(self.horizon)}
         pooled = sums_THF.sum(1)
         by_target = {
-            target: figures(pooled[row : row + 1], nominal)
+            target: figures(pooled[row : row + 1], self.levels)
             for row, target in enumerate(self.targets)
         }
         return {
-            **figures(pooled, nominal),
+            **figures(pooled, self.levels),
             "wql_by_step": {step: known["wql"] for step, known in steps.items()},
             "mae_by_step": {step: known["mae"] for step, known in steps.items()},
             "coverage_by_step": {step: known["coverage"] for step, known in steps.items()},
@@ -140,12 +140,13 @@ class Tally:
         }
 
 
-def figures(sums_TF: Float64Array, nominal: Sequence[str]) -> dict[str, Any]:
+def figures(sums_TF: Float64Array, levels: Sequence[float]) -> dict[str, Any]:
     """WQL and MAE (means over targets, as the ledger's accuracy) and pooled coverage of sums.
 
     None where nothing was compared.
     """
-    score, pooled = Score(sums_TF), Score(sums_TF.sum(0))
+    score, pooled = Score(sums_TF, levels), Score(sums_TF.sum(0), levels)
+    nominal = [f"{share:g}" for share, _, _ in central_intervals(levels)]
     inside = [None if np.isnan(share) else float(share) for share in pooled.coverage]
     return {
         "n": int(pooled.n),

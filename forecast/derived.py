@@ -103,7 +103,7 @@ class Derived:
         calibrated = replace(
             champion, member=CALIBRATED, values=self._moved(self.champion, champion)
         )
-        ensemble = replace(champion, member=ENSEMBLE, values=mixed)
+        ensemble = replace(champion, member=ENSEMBLE, version=None, values=mixed)
         ensemble = replace(
             ensemble,
             values=self._moved(self.ensemble, ensemble),

@@ -93,9 +93,9 @@ class Witness(TrainerActor):
         self._seen.append((job.kind, job.slot, newest))
         return await super().train_base(job, windows, validation)
 
-    async def judge(self, challenger: Any, champion: Any, holdout: RawWindows) -> Any:
+    async def judge(self, challenger: Any, holdout: RawWindows, *others: Any) -> Any:
         self._seen.append(("judge", self._clock.stepped, newest_label(holdout)))
-        return await super().judge(challenger, champion, holdout)
+        return await super().judge(challenger, holdout, *others)
 
 
 def newest_label(windows: RawWindows) -> int:

@@ -27,7 +27,7 @@ def config_of(folder, *, horizon=1800, **learning):
         "update_frequency_minutes": 60,
         "sliding_window_hours": 1,
         "online_epochs": 1,
-        "gate_holdout_hours": 1,
+        "gate_holdout_hours": 2,
         "enable_validation": False,
     }
     config = small_config(folder, REPLAY, **{**hasty, **learning})

@@ -2,10 +2,13 @@
 
 A quantile tracker (the P term of Angelopoulos, Candes and Tibshirani, Conformal PID control for
 time series prediction, NeurIPS 2023), one per server, target, group of steps and level. An offset
-c, in widths of the forecast's own widest interval, follows what has matured:
+c, in widths of the forecast's widest interval, follows what has matured:
 
-    issued   q' = q + c * width               levels put in order from the outside in
-    matured  c <- (1 - d) c + eta * (level - [y below q'])
+    issued   q' = q + c * min(width, usual)   levels put in order from the outside in
+    matured  c <- c - d * clip(c) + eta * (level - [y below q'])
+             usual <- the geometric mean of the widths issued of late
+
+What was learned in calm hours is not blown up with a burst's width: hence the usual one at most.
 
 Outcomes at a quantile lie inside the interval: a metric that often stands still has its coverage
 counted that way too. What matures late moves c late; nothing is assumed of the delay. `d` lets an
@@ -38,6 +41,9 @@ DECAY = 0.003
 SMALL = 0.03
 """Widths up to which `d` grows with the offset: noise is let go, a real offset almost kept."""
 
+LATELY = 0.01
+"""What one slot's width counts for the usual one."""
+
 BOUND = 1.0
 """Widths that an offset may reach: beyond that a forecast is wrong, not badly calibrated."""
 
@@ -46,19 +52,21 @@ BOUND = 1.0
 class Calibration:
     """The offsets of one member; `learned` makes new ones, these stay as they are.
 
-    `offsets` float32 [S, G, T, Q] are in widths.
+    `offsets` float32 [S, G, T, Q] are in widths, `usual` [S, G, T] is the logarithm of the usual
+    one, NaN before the first.
     """
 
     servers: tuple[str, ...]
     groups: IntArray = field(repr=False)
     levels: tuple[float, ...]
     offsets: Float32Array = field(repr=False)
+    usual: Float32Array = field(repr=False)
 
     @classmethod
     def fresh(cls, horizon: int, targets: int, levels: Sequence[float]) -> Self:
         """No offset for anybody yet."""
         none = np.zeros((0, 3, targets, len(levels)), np.float32)
-        return cls((), step_groups(horizon), tuple(levels), none)
+        return cls((), step_groups(horizon), tuple(levels), none, none[..., 0])
 
     def among(self, servers: Sequence[str]) -> Calibration:
         """The same offsets laid out for these servers; a new one has the fleet's median offset."""
@@ -70,7 +78,9 @@ class Calibration:
         offsets = np.zeros((len(rows), *self.offsets.shape[1:]), np.float32)
         offsets[:] = typical
         offsets[rows >= 0] = self.offsets[rows[rows >= 0]]
-        return replace(self, servers=tuple(servers), offsets=offsets)
+        usual = np.full(offsets.shape[:3], np.nan, np.float32)
+        usual[rows >= 0] = self.usual[rows[rows >= 0]]
+        return replace(self, servers=tuple(servers), offsets=offsets, usual=usual)
 
     def applied(
         self,
@@ -85,10 +95,11 @@ class Calibration:
 
         `resolution` [T] is the least width, in the target's unit.
         """
-        known = self.among(servers).offsets[:, self.groups]
-        width = values_SHTQ[..., -1:] - values_SHTQ[..., :1]
-        width = np.maximum(width, np.asarray(resolution, np.float32)[:, None])
-        moved = values_SHTQ + known * width
+        known = self.among(servers)
+        width = values_SHTQ[..., -1] - values_SHTQ[..., 0]
+        width = np.fmin(width, np.exp(known.usual[:, self.groups]))
+        width = np.maximum(width, np.asarray(resolution, np.float32))
+        moved = values_SHTQ + known.offsets[:, self.groups] * width[..., None]
         ordered = inward(np.clip(moved, lower[:, None], upper[:, None]).astype(np.float32))
         return ordered
 
@@ -97,40 +108,47 @@ class Calibration:
         servers: Sequence[str],
         matured: Mapping[int, Float32Array],
         actuals_ST: NDArray[Any],
+        resolution: NDArray[Any],
     ) -> Calibration:
         """The offsets after one more slot.
 
         `matured` has by steps ahead what was issued for this slot [S, T, Q]; `actuals_ST` is what
-        came. A cell with a NaN teaches nothing.
+        came, `resolution` [T] the least width. A cell with a NaN teaches nothing.
         """
         known = self.among(servers)
         moved = np.zeros_like(known.offsets)
         count = np.zeros(moved.shape[1], np.float32)
+        widths = np.zeros(moved.shape[:3], np.float32)
         actual = np.asarray(actuals_ST, np.float32)[..., None]
         for step, issued_STQ in matured.items():
             group = self.groups[step - 1]
             moved[:, group] += _errors(actual, issued_STQ, self.levels)
             count[group] += 1
+            width = np.maximum(issued_STQ[..., -1] - issued_STQ[..., 0], resolution)
+            widths[:, group] += np.log(width)
         seen = count > 0
         mean = moved[:, seen] / count[seen][:, None, None]
         offsets = known.offsets.copy()
         kept = offsets[:, seen]
         kept = kept - np.float32(DECAY) * np.clip(kept, -SMALL, SMALL)
         offsets[:, seen] = np.clip(kept + np.float32(RATE) * mean, -BOUND, BOUND)
-        return replace(known, offsets=offsets)
+        usual, found = known.usual.copy(), widths[:, seen] / count[seen][:, None]
+        before = np.where(np.isnan(usual[:, seen]), found, usual[:, seen])
+        after = before + np.float32(LATELY) * (found - before)
+        usual[:, seen] = np.where(np.isnan(found), usual[:, seen], after)
+        return replace(known, offsets=offsets, usual=usual)
 
     def pack(self) -> bytes:
         """The offsets as bytes, for storage."""
         header = {"servers": self.servers, "levels": self.levels}
-        return pack("calibration", header, {"groups": self.groups, "offsets": self.offsets})
+        arrays = {name: getattr(self, name) for name in ("groups", "offsets", "usual")}
+        return pack("calibration", header, arrays)
 
     @classmethod
     def unpack(cls, data: bytes | memoryview) -> Self:
         """What `pack` wrote; raises StateError when it is damaged."""
         header, arrays = unpack("calibration", data)
-        return cls(
-            tuple(header["servers"]), arrays["groups"], tuple(header["levels"]), arrays["offsets"]
-        )
+        return cls(servers=tuple(header["servers"]), levels=tuple(header["levels"]), **arrays)
 
 
 def inward(values: Float32Array) -> Float32Array:

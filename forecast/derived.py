@@ -42,7 +42,7 @@ class Limits:
     @classmethod
     def none(cls, targets: int) -> Self:
         """No bounds."""
-        return cls((-math.inf,) * targets, (math.inf,) * targets, (0.0,) * targets)
+        return cls((-math.inf,) * targets, (math.inf,) * targets, (1e-9,) * targets)
 
     def bounds(self) -> tuple[Float32Array, Float32Array]:
         """Lower and upper bound [T]."""
@@ -142,11 +142,12 @@ class Derived:
             step: (np.stack([_step(blocks, name, step, rows) for name in names]), issued[step])
             for step, blocks in found.items()
         }
+        resolution = np.array(self.limits.resolution, np.float32)
         return replace(
             self,
             weights=self.weights.learned(names, rows, matured, actuals, newest.levels),
-            champion=self.champion.learned(rows, own, actuals),
-            ensemble=self.ensemble.learned(rows, issued, actuals),
+            champion=self.champion.learned(rows, own, actuals, resolution),
+            ensemble=self.ensemble.learned(rows, issued, actuals, resolution),
         )
 
     def pack(self) -> bytes:

@@ -29,7 +29,7 @@ def covered(*, scale, slots, delay=0, seed=0, servers=20, values=NORMAL, rounded
         actual = np.round(actual) if rounded else actual
         if slot > delay:
             was = issued[slot - delay - 1][:, 0]
-            known = known.learned(names, {1: was}, actual)
+            known = known.learned(names, {1: was}, actual, FREE["resolution"])
             inside.append((was[..., 0] <= actual) & (actual <= was[..., 2]))
     return float(np.mean(inside[slots // 2 :]))
 
@@ -63,7 +63,9 @@ def test_inward_orders_and_keeps_the_outer_pair(values):
 def test_bounds_hold():
     known = Calibration.fresh(1, 1, LEVELS)
     for _ in range(300):
-        known = known.learned(("a",), {1: NORMAL[None, None]}, np.array([[9.0]]))
+        known = known.learned(
+            ("a",), {1: NORMAL[None, None]}, np.array([[9.0]]), FREE["resolution"]
+        )
     limits = {**FREE, "upper": np.array([1.5], np.float32)}
     values = known.applied(("a",), NORMAL[None, None, None], **limits)
     assert values.max() == 1.5
@@ -73,22 +75,36 @@ def test_a_new_server_starts_with_the_fleets_typical_offset():
     known = Calibration.fresh(1, 1, LEVELS)
     names = tuple("abc")
     for _ in range(100):
-        known = known.learned(names, {1: np.stack([NORMAL[None]] * 3)}, np.full((3, 1), 9.0))
+        known = known.learned(
+            names, {1: np.stack([NORMAL[None]] * 3)}, np.full((3, 1), 9.0), FREE["resolution"]
+        )
     assert (known.among(("d",)).offsets[0] == known.among(("a",)).offsets[0]).all()
 
 
 def test_a_gap_or_a_missing_forecast_teaches_nothing():
     known = Calibration.fresh(1, 1, LEVELS)
     none = np.full((1, 1, 3), np.nan, np.float32)
-    after = known.learned(("a",), {1: none}, np.array([[1.0]]))
-    after = after.learned(("a",), {1: NORMAL[None, None]}, np.array([[np.nan]]))
+    after = known.learned(("a",), {1: none}, np.array([[1.0]]), FREE["resolution"])
+    after = after.learned(("a",), {1: NORMAL[None, None]}, np.array([[np.nan]]), FREE["resolution"])
     assert (after.offsets == 0).all()
 
 
 def test_offsets_are_bitwise_the_same_from_storage():
     known = Calibration.fresh(12, 2, LEVELS).learned(
-        ("a", "b"), {3: np.zeros((2, 2, 3), np.float32)}, np.ones((2, 2))
+        ("a", "b"), {3: np.zeros((2, 2, 3), np.float32)}, np.ones((2, 2)), np.ones(2)
     )
     again = Calibration.unpack(known.pack())
     assert (again.servers, again.levels) == (known.servers, known.levels)
     np.testing.assert_array_equal(again.offsets, known.offsets)
+    np.testing.assert_array_equal(again.usual, known.usual)
+
+
+def test_a_burst_is_moved_by_the_usual_width_at_most():
+    known = Calibration.fresh(1, 1, LEVELS)
+    for _ in range(200):
+        issued = known.applied(("a",), NORMAL[None, None, None], **FREE)[:, 0]
+        known = known.learned(("a",), {1: issued}, np.array([[9.0]]), FREE["resolution"])
+    calm = known.applied(("a",), NORMAL[None, None, None], **FREE)[0, 0, 0, 2] - NORMAL[2]
+    wide = 100 * NORMAL
+    burst = known.applied(("a",), wide[None, None, None], **FREE)[0, 0, 0, 2] - wide[2]
+    assert 0 < burst < 2 * calm

@@ -98,6 +98,8 @@ class Outcome:
     tally: Tally
     updates: tuple[tuple[int, str], ...]
     """(slot, verdict) of every update, in order."""
+    last_failure: str | None
+    """Why the last training failed; None once one did not."""
     steps: int
     cpu_s: float
     seconds: float
@@ -149,6 +151,7 @@ def one(wishes: Wishes, run: str, seed: int) -> Outcome:
         seed=seed,
         tally=tally,
         updates=tuple(updates[1:]),  # the first is the base
+        last_failure=told["last_failure"],
         steps=told["streamed_slots"],
         cpu_s=time.process_time() - spent,
         seconds=time.monotonic() - began,

@@ -195,7 +195,7 @@ def learning_gain(table: Table) -> dict[str, float | None]:
 def line(table: Table, about: Mapping[str, Any]) -> dict[str, Any]:
     """The flat result: what the bench is about, the main figures, every row's WQL.
 
-    `same_cells` says whether all rows were compared on as many cells; figures are not paired if not.
+    `same_cells` says whether all rows were compared on as many cells; else gains are unfair.
     """
     every = {row.name: table.figures(row) for row in table.rows}
     default = every.get("default") or {}

@@ -207,9 +207,9 @@ async def play(
 
 
 def _ledger(watchers: Sequence[Watcher], delay: int, **settings: Any) -> WatchedLedger:
-    """A watched ledger that keeps blocks as long as their labels may take."""
-    settings["retain_slots"] += delay
-    return WatchedLedger(watchers=watchers, **settings)
+    """A watched ledger in memory, which keeps blocks for as long as their labels may take."""
+    settings["retain_slots"] = settings["horizon"] + delay
+    return WatchedLedger(watchers=watchers, in_memory=True, **settings)
 
 
 async def _register(fleet: LocalFleet, base: Artifact, slot: int) -> None:

@@ -20,14 +20,15 @@ class LedgerActor:
     """Shell around `forecast.ledger.Ledger`; also hands the published snapshot to replicas.
 
     Called by the controller (`issue`, `score`, `publish`), by the gateway (`wait_newer`,
-    `accuracy`). Blocks, sums and the last snapshot survive a crash in one SQLite file.
+    `accuracy`). Blocks, sums and the last snapshot survive a crash in one SQLite file, but for a
+    replay that is never gone on with: `in_memory`.
     """
 
-    def __init__(self, *, path: Path, owner: str, **settings: Any) -> None:
+    def __init__(self, *, path: Path, owner: str, in_memory: bool = False, **settings: Any) -> None:
         lock = path.with_name(f"{path.name}.lock")
         self._lock = OwnerLock(lock, owner, patience_s=HANDOVER_S)
         try:
-            self._ledger = Ledger(path=path, **settings)
+            self._ledger = Ledger(path=None if in_memory else path, **settings)
         except BaseException:
             self._lock.release()
             raise

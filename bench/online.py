@@ -83,6 +83,8 @@ def _bench(options: argparse.Namespace, began: float) -> dict[str, Any]:
         ):
             done.append(outcome)
             _say(options, f"{outcome.run} (seed {outcome.seed}): {outcome.seconds:.0f} s")
+            if outcome.last_failure is not None:
+                print(f"bench-online: {outcome.run}: {outcome.last_failure}", file=sys.stderr)
     table = Table(sorted(done, key=lambda one: (one.run, one.seed)), scale_of(stream), rows=rows)
     _picture(options, table, stream)
     if not options.json:
@@ -96,6 +98,7 @@ def _bench(options: argparse.Namespace, began: float) -> dict[str, Any]:
     }
     told = line(table, about)
     told["step_ms"] = round(1000 * _frozen_step_s(done), 2) if done else None
+    told["failures"] = "; ".join(one.last_failure for one in done if one.last_failure) or None
     told["seconds"] = round(time.monotonic() - began, 1)
     return told
 

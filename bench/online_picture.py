@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 _WIDTH, _HEIGHT = 1000, 460
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 190, 40, 60
@@ -30,9 +31,9 @@ def draw(
     promoted), short strokes at the bottom.
     """
     first, last = min(days), max(days) + 1
-    known = np.array([value for values in rows.values() for value in values], float)
-    known = known[np.isfinite(known)]
-    top = 1.05 * float(np.quantile(known, 0.99)) if known.size and known.max() > 0 else 1.0
+    # Twice the middle of the worst row: a few bad days of a baseline must not flatten the others.
+    medians = [np.median(known) for known in map(_finite, rows.values()) if known.size]
+    top = 2 * float(max(medians, default=0.0)) or 1.0
 
     def x(day: float) -> float:
         return _LEFT + (day - first) / (last - first) * (_WIDTH - _LEFT - _RIGHT)
@@ -80,10 +81,15 @@ def draw(
     legend = _HEIGHT - 8
     parts.append(
         f'<text x="{_LEFT}" y="{legend}" fill="#666666">WQL by day; below: updates, '
-        "promoted long and green; dashed: what the scenario changes</text>"
+        "promoted long and green; dashed: what the scenario changes; flat at the top: beyond</text>"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([*parts, "</svg>", ""]), encoding="utf-8")
+
+
+def _finite(values: Sequence[float]) -> NDArray[np.float64]:
+    known = np.array(values, np.float64)
+    return known[np.isfinite(known)]
 
 
 def _stroke(x1: float, y1: float, x2: float, y2: float, colour: str, dashes: str = "") -> str:

@@ -103,7 +103,9 @@ class Table:
         pooled = sums_DTHF.sum((0, 2))
         worst, name = self._worst_server(row, member)
         covered = self._coverage(sums_DTHF.sum((1, 2)))
-        known = [at for at, share in enumerate(covered) if not np.isnan(share)]
+        cells = sums_DTHF[..., 0].sum((1, 2))
+        # A day of which little was observed says little: an outage would be the worst one always.
+        known = np.flatnonzero((cells > 0) & (2 * cells >= np.median(cells))).tolist()
         worst_day = max(known, key=lambda at: abs(covered[at] - _NOMINAL), default=None)
         overall = float(self._coverage(sums_DTHF.sum((0, 1, 2))[None])[0])
         runs = [outcome for outcome in self._outcomes if outcome.run == row.run]
@@ -201,7 +203,10 @@ def learning_gain(table: Table) -> dict[str, float | None]:
 
 
 def line(table: Table, about: Mapping[str, Any]) -> dict[str, Any]:
-    """The flat result: what the bench is about, the main figures, every row's WQL."""
+    """The flat result: what the bench is about, the main figures, every row's WQL.
+
+    `same_cells` says whether all rows were compared on as many cells; else gains are unfair.
+    """
     every = {row.name: table.figures(row) for row in table.rows}
     default = every.get("default") or {}
     told: dict[str, Any] = dict(about)
@@ -215,6 +220,8 @@ def line(table: Table, about: Mapping[str, Any]) -> dict[str, Any]:
     for name, figures in every.items():
         for key in ("wql", "mae", "mase", "gain", "coverage_error", "cpu_s"):
             told.setdefault(f"{name}_{key}", None if figures is None else figures[key])
+    counted = {figures["n"] for figures in every.values() if figures is not None}
+    told["same_cells"] = len(counted) <= 1
     told["promoted"], told["updates"] = default.get("promoted"), default.get("updates")
     return told
 

@@ -53,7 +53,7 @@ log = logging.getLogger("fleetcast.ledger")
 
 
 class Ledger:
-    """Forecasts of record and their errors; the only writer of the file at `path`.
+    """Forecasts of record and their errors; the only writer of `path` (None: kept in memory).
 
     Blocks and reports are kept for `retain_slots`, sums for `retain_days`. Sums made for other
     targets, levels or another horizon stay on disk and are left out. Slots are scored in rising
@@ -67,7 +67,7 @@ class Ledger:
     def __init__(
         self,
         *,
-        path: Path,
+        path: Path | None,
         targets: Sequence[str],
         levels: Sequence[float],
         horizon: int,

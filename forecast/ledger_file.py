@@ -64,7 +64,8 @@ CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), revision INTEGER N
 
 
 class LedgerFile:
-    """The open file. It stays locked against other processes until `close`.
+    """The open file. It stays locked against other processes until `close`. Without a `path` all of
+    it is in memory, and gone when it is closed.
 
     `acknowledge` says what the end of a transaction promises: with `write` it survives the process,
     with `fsync` the machine. Either way the file is whole after a crash.
@@ -75,17 +76,21 @@ class LedgerFile:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | None,
         *,
         step_seconds: int,
         lock_timeout_s: float,
         acknowledge: Literal["write", "fsync"] = "fsync",
     ) -> None:
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
         # Ray may run the constructor in another thread than the methods; calls never overlap.
         self._db = sqlite3.connect(
-            path, timeout=lock_timeout_s, isolation_level=None, check_same_thread=False
+            path or ":memory:",
+            timeout=lock_timeout_s,
+            isolation_level=None,
+            check_same_thread=False,
         )
         try:
             self._open(step_seconds, acknowledge)
@@ -262,7 +267,8 @@ class LedgerFile:
         """Counters, rows kept, and bytes on disk."""
         kept = "SELECT count(*) FROM blocks UNION ALL SELECT count(DISTINCT day) FROM fleet_sums"
         (blocks,), (days,) = self._db.execute(kept)
-        files = [self._path, self._path.with_name(f"{self._path.name}-wal")]
+        path = self._path
+        files = [] if path is None else [path, path.with_name(f"{path.name}-wal")]
         size = sum(file.stat().st_size for file in files if file.exists())
         counters = dict(self._db.execute("SELECT name, value FROM counters"))
         return {**counters, "kept_blocks": blocks, "kept_days": days, "bytes": size}

@@ -43,7 +43,8 @@ def played(error, *, seed=0, restricted=None, members=("champion", "copy_last"))
 
 def outcome(run, error, seed=0, **more):
     updates = ((4, "promoted"), (8, "rejected"))
-    return Outcome(run, seed, played(error, seed=seed, **more), updates, DAYS * SLOTS, 1.0, 2.0)
+    tally = played(error, seed=seed, **more)
+    return Outcome(run, seed, tally, updates, None, DAYS * SLOTS, cpu_s=1.0, seconds=2.0)
 
 
 def row(name):
@@ -64,6 +65,7 @@ def test_a_table_reads_members_of_runs_and_leaves_out_what_there_is_not():
     assert table.figures(row("copy_last"))["worst_server"] > 0
     told = line(table, {"scenario": "made up"})
     assert told["naive_wql"] is None
+    assert told["same_cells"]
     assert told["default_wql"] == default["wql"]
     assert told["learning_gain"] == told["gain"]
     json.dumps(told)

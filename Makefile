@@ -12,7 +12,7 @@ ARGS ?=
 STREAM = $(if $(DATA),--data "$(DATA)") $(if $(TARGETS),--targets "$(TARGETS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check smoke smoke-job chaos bench-model bench-windows bench-buffer bench-serve bench-ledger clean .venv
+.PHONY: help run test check smoke smoke-job chaos bench-model bench-windows bench-buffer bench-serve bench-ledger bench-gate bench-weights bench-online bench-ett clean .venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,18 @@ bench-serve: .venv/stamp  ## forecasts over HTTP against a plain FastAPI app, an
 
 bench-ledger: .venv/stamp  ## a large fleet's slot stored, scored, published, against a row for each; JSON result
 	@$(BIN)/python -m bench.ledger $(ARGS)
+
+bench-gate: .venv/stamp  ## how often the gate is right, on loss series of real updates; JSON result
+	@$(BIN)/python -m bench.gate $(ARGS)
+
+bench-weights: .venv/stamp  ## learned ensemble weights against fixed ones, labels late or not; JSON result
+	@$(BIN)/python -m bench.weights $(ARGS)
+
+bench-online: .venv/stamp  ## what online learning brings on real streams, leak-free; DATA=file; JSON result
+	@$(BIN)/python -m bench.online $(STREAM) $(ARGS)
+
+bench-ett: .venv/stamp  ## the least-squares solver on ETTh1, a known anchor; JSON result
+	@$(BIN)/python -m bench.ett $(ARGS)
 
 clean:  ## remove caches and .fleetcast, the demo's state (keeps .venv)
 	rm -rf .fleetcast .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build lightning_logs

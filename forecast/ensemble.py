@@ -86,7 +86,8 @@ class Weights:
     def of(self, members: Sequence[str], servers: Sequence[str]) -> Float32Array:
         """Weights [S, K, G, T, P] of these members, each K summing to 1; unknown ones are alike.
 
-        >>> Weights.fresh(12, 1, (0.1, 0.5, 0.9)).of(("a", "b"), ("web-1",))[0, :, 0, 0, 0].tolist()
+        >>> weights = Weights.fresh(12, 1, (0.1, 0.5, 0.9)).of(("a", "b"), ("web-1",))
+        >>> weights[0, :, 0, 0, 0].round(3).tolist()
         [0.5, 0.5]
         """
         known = self.among(members, servers)
@@ -216,7 +217,7 @@ def _aggregate(regret: Float32Array, variance: Float32Array) -> Float32Array:
     """
     unknown = variance <= 0
     known = np.where(unknown, 0, variance).sum(1, keepdims=True)
-    typical = known / np.maximum(1, (~unknown).sum(1, keepdims=True))
+    typical = known / np.maximum(1, (~unknown).sum(1, keepdims=True, dtype=np.float32))
     eta = _eta(np.where(unknown, typical, variance))
     exponent = eta * regret
     factor = np.where(eta > 0, eta, 1) * np.exp(exponent - exponent.max(1, keepdims=True))

@@ -37,6 +37,9 @@ _CHUNK_SLOTS = 96
 """Slots of history in one append: no more than the controller steps through at once."""
 
 
+_KEPT_SLOTS = 48
+
+
 class Watcher(Protocol):
     """Sees every forecast when it is issued and every slot when it is scored, in that order."""
 
@@ -208,7 +211,8 @@ async def play(
 
 def _ledger(watchers: Sequence[Watcher], delay: int, **settings: Any) -> WatchedLedger:
     """A watched ledger in memory, which keeps blocks for as long as their labels may take."""
-    settings["retain_slots"] = settings["horizon"] + delay
+    # Some more than that: a ledger saves its sums the less often the more blocks it keeps.
+    settings["retain_slots"] = settings["horizon"] + delay + _KEPT_SLOTS
     return WatchedLedger(watchers=watchers, in_memory=True, **settings)
 
 

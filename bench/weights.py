@@ -1,0 +1,263 @@
+"""`make bench-weights`: learned ensemble weights against uniform, recency and the best member.
+
+Three versions of the model, each trained on a longer history than the one before, and the experts
+forecast every slot of a real stream. Each rule combines them as production does, slot by slot,
+with labels that come 0, H and 4H slots late. Nothing is calibrated: the rules alone are compared.
+A gain is 1 - WQL / WQL of the other; its interval is a paired bootstrap over blocks of time.
+
+Legend: N slots, K members, S servers, H horizon, T targets, Q levels, F sums per cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from actors import arguments
+from actors.settings import Settings
+from actors.trainer import make_trainer
+from connect.replay import Replay, from_file
+from forecast.clock import slots_per_day
+from forecast.config import Config
+from forecast.config_files import load
+from forecast.ensemble import Rule, Weights, by_rule, combine
+from forecast.members import Members, MemberTables, blocks_of_record
+from forecast.metrics import Float64Array, Score, cell_sums, sums_width
+from forecast.record import CHAMPION, Float32Array
+from forecast.windows import RawWindows
+from train import expert
+from train.buffer import Buffer
+from train.trainer import BaseJob
+
+_TARGETS = "cpu_usage_ratio,memory_usage_ratio,network_receive_kb_per_s,disk_write_kb_per_s"
+_HISTORIES = (3, 5, 7)
+"""Days of history of each version."""
+_RULES: tuple[Rule, ...] = ("learned", "uniform", "recency")
+_BLOCK_HOURS = 6
+_RESAMPLES = 2000
+_LAPTOP = Path(__file__).resolve().parents[1] / "configs" / "laptop.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What the members forecast at each origin [N, K, S, H, T, Q], and what came [N, S, T]."""
+
+    members: tuple[str, ...]
+    servers: tuple[str, ...]
+    levels: tuple[float, ...]
+    forecasts: Float32Array
+    actuals: Float32Array
+    versions: int
+    """So many of the members are versions; they come first, the oldest first."""
+
+
+def main() -> int:
+    options = _arguments().parse_args()
+    began = time.monotonic()
+    torch.set_num_threads(1)
+    data = options.data or Path(os.environ["FLEETCAST_DATA"]) / "bitbrains.parquet"
+    servers, days = (8, 2.0) if options.quick else (options.servers, options.days)
+    told: dict[str, Any] = {"servers": servers, "days": days, "seed": options.seed}
+    recorded, block = _record(data, options.targets, servers, days, options.seed)
+    horizon = recorded.forecasts.shape[3]
+    rows = []
+    for name, delay in (("0", 0), ("h", horizon), ("4h", 4 * horizon)):
+        sums = {rule: _played(recorded, rule, delay, block) for rule in _RULES}
+        alone = {one: _alone(recorded, at, block) for at, one in enumerate(recorded.members)}
+        best = min(alone, key=lambda one: _wql(alone[one].sum(0), recorded.levels))
+        others = {"uniform": sums["uniform"], "recency": sums["recency"], "best": alone[best]}
+        told[f"best_member_{name}"] = best
+        told[f"learned_wql_{name}"] = _wql(sums["learned"].sum(0), recorded.levels)
+        for other, theirs in others.items():
+            told[f"{other}_wql_{name}"] = _wql(theirs.sum(0), recorded.levels)
+            gain = _gain(sums["learned"], theirs, recorded.levels, options.seed)
+            for part, value in zip(("", "_low", "_high"), gain, strict=True):
+                told[f"gain_over_{other}{part}_{name}"] = value
+            rows.append(
+                f"delay {name:>2}: {other:8} {gain[0]:+.3f} [{gain[1]:+.3f}, {gain[2]:+.3f}]"
+            )
+    print("learned weights: gain over", *rows, sep="\n", file=sys.stderr)
+    told["seconds"] = round(time.monotonic() - began, 1)
+    print(json.dumps(told))
+    return 0
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.weights", description=__doc__)
+    parser.add_argument("--data", type=Path, help="bitbrains.parquet of FLEETCAST_DATA by default.")
+    parser.add_argument("--targets", default=_TARGETS)
+    parser.add_argument("--servers", type=int, default=12)
+    parser.add_argument("--days", type=float, default=10.0, help="Streamed, after 7 of history.")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help="8 servers, 2 days.")
+    return parser
+
+
+def _record(data: Path, targets: str, servers: int, days: float, seed: int) -> tuple[Recorded, int]:
+    """Every member's forecasts of the streamed days, and how many slots a block has."""
+    history = max(_HISTORIES)
+    replay = from_file(
+        data,
+        targets=tuple(targets.split(",")),
+        servers=servers,
+        days=days + history,
+        history_days=history,
+    )
+    config = load([_LAPTOP], data=replay.config()).config
+    settings = arguments.settings(config)
+    buffer = _filled(config, replay)
+    members = _versions(config, buffer, replay, seed)
+    names = tuple(f"v{at + 1}" for at in range(len(_HISTORIES)))
+    found, came = [], []
+    hour, tables = -1, None
+    for slot in range(replay.start_slot - 1, replay.end_slot - settings.horizon):
+        if slot // settings.per_hour != hour or tables is None:
+            hour = slot // settings.per_hour
+            tables = _tables(buffer, hour * settings.per_hour, settings)
+        raw = buffer.fleet(slot)
+        blocks = blocks_of_record(
+            raw,
+            slot=slot,
+            members=members,
+            tables=tables,
+            schema=settings.schema,
+            levels=settings.levels,
+            ready=np.ones(len(raw), bool),
+        )
+        asked = [members.request(raw, version) for version in range(1, len(names) + 1)]
+        experts = [block for block in blocks if block.member != CHAMPION]
+        found.append(np.stack([*members.predict(asked), *(block.values for block in experts)]))
+        came.append(_came(buffer, slot, raw))
+    every = (*names, *(block.member for block in experts))
+    recorded = Recorded(
+        every, raw.servers, settings.levels, np.stack(found), np.stack(came), len(names)
+    )
+    return recorded, _BLOCK_HOURS * settings.per_hour
+
+
+def _filled(config: Config, replay: Replay) -> Buffer:
+    """A buffer in memory with the whole stream: what is read as of a slot knows no later one."""
+    slots = slots_per_day(config.panel.step)
+    days = (replay.end_slot - replay.first_slot) // slots + 8
+    buffer = Buffer(**{**arguments.stream(config), "directory": None, "history_days": days})
+    schema = config.panel.schema_of()
+    for slot in range(replay.first_slot, replay.end_slot, 96):
+        upto = min(slot + 96, replay.end_slot)
+        block, _ = replay.samples(slot, upto, schema=schema)
+        buffer.append(f"slots-{slot}", block)
+    return buffer
+
+
+def _versions(config: Config, buffer: Buffer, replay: Replay, seed: int) -> Members:
+    """Models of a longer and longer history, as versions 1, 2, 3."""
+    settings = arguments.settings(config)
+    trainer = make_trainer(**{**arguments.trainer(config), "workers": None, "bar": False})
+    members = Members(
+        schema=settings.schema,
+        context=settings.context,
+        horizon=settings.horizon,
+        levels=settings.levels,
+        keep=len(_HISTORIES),
+    )
+    day = slots_per_day(config.panel.step)
+    for version, days in enumerate(_HISTORIES, 1):
+        slot = replay.first_slot + days * day - 1
+        holdout = buffer.holdout(as_of=slot, hours=settings.holdout_hours, every=settings.horizon)
+        windows = buffer.draw(
+            as_of=slot,
+            hours=settings.history_hours,
+            count=settings.base_windows,
+            seed=seed,
+            holdout_hours=settings.holdout_hours,
+        )
+        made = trainer.train_base(BaseJob(f"base-{days}", slot, seed), windows, holdout)
+        members.load(version, made.artifact)
+    members.swap(len(_HISTORIES))
+    return members
+
+
+def _tables(buffer: Buffer, slot: int, settings: Settings) -> MemberTables:
+    residuals = buffer.residuals(as_of=slot, hours=settings.window_hours, levels=settings.levels)
+    return MemberTables(residuals, expert.fit(buffer.examples(as_of=slot), settings.levels))
+
+
+def _came(buffer: Buffer, slot: int, raw: RawWindows) -> Float32Array:
+    """The targets' values [S, T] of a slot, in the order of the windows."""
+    servers, values = buffer.actuals(slot)
+    place = {name: row for row, name in enumerate(servers)}
+    rows = np.array([place.get(name, -1) for name in raw.servers])
+    found = np.full((len(rows), values.shape[1]), np.nan, np.float32)
+    found[rows >= 0] = values[rows[rows >= 0]]
+    return found
+
+
+def _played(recorded: Recorded, rule: Rule, delay: int, block: int) -> Float64Array:
+    """Sums [blocks, T, F] of the ensemble by one rule, whose labels come `delay` slots late."""
+    count, _, servers, horizon, targets, levels = recorded.forecasts.shape
+    chosen = slice(0, recorded.versions) if rule == "recency" else slice(None)
+    names = recorded.members[chosen]
+    weights = Weights.fresh(horizon, targets, recorded.levels)
+    issued = np.empty((count, servers, horizon, targets, levels), np.float32)
+    for at in range(count):
+        if rule == "learned" and (came := at - delay) >= 1:
+            matured = {
+                step: (
+                    recorded.forecasts[came - step][:, :, step - 1],
+                    issued[came - step][:, step - 1],
+                )
+                for step in range(1, min(horizon, came) + 1)
+            }
+            weights = weights.learned(
+                names, recorded.servers, matured, recorded.actuals[came], recorded.levels
+            )
+        share = by_rule(rule, weights, names, recorded.servers)
+        made = recorded.forecasts[at][chosen]
+        issued[at] = combine(share, made, weights.groups, weights.parts)
+    return _sums(issued, recorded, block)
+
+
+def _alone(recorded: Recorded, member: int, block: int) -> Float64Array:
+    return _sums(recorded.forecasts[:, member], recorded, block)
+
+
+def _sums(issued: Float32Array, recorded: Recorded, block: int) -> Float64Array:
+    """Sums [blocks, T, F] over the cells for which every member issued, by the slot of origin."""
+    count, _, horizon, targets, _ = issued.shape
+    total = np.zeros((-(-count // block), targets, sums_width(recorded.levels)))
+    usable = np.all(np.isfinite(recorded.forecasts), axis=(1, 5))  # [N, S, H, T]
+    for step in range(horizon):
+        upto = count - step - 1
+        actuals = recorded.actuals[step + 1 :][:upto]
+        cells = cell_sums(actuals, issued[:upto, :, step], recorded.levels, usable[:upto, :, step])
+        np.add.at(total, np.arange(upto) // block, cells.sum(1))
+    return total
+
+
+def _gain(
+    ours: Float64Array, theirs: Float64Array, levels: Sequence[float], seed: int
+) -> tuple[float, float, float]:
+    """1 - WQL / WQL of the other, with its 95 % interval over resampled blocks."""
+    blocks = len(ours)
+    draw = np.random.default_rng(seed).integers(0, blocks, (_RESAMPLES, blocks))
+    gains = [1 - _wql(ours[one].sum(0), levels) / _wql(theirs[one].sum(0), levels) for one in draw]
+    low, high = np.quantile(gains, (0.025, 0.975))
+    whole = 1 - _wql(ours.sum(0), levels) / _wql(theirs.sum(0), levels)
+    return whole, float(low), float(high)
+
+
+def _wql(sums_TF: Float64Array, levels: Sequence[float]) -> float:
+    return float(np.nanmean(Score(sums_TF, levels).wql))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""The derived members: made of the others, learned from what matured, the same after a restart."""
+
+import numpy as np
+import pytest
+
+from forecast.derived import Derived, Limits
+from forecast.ledger import Ledger
+from forecast.record import ForecastBlock
+
+LEVELS = (0.1, 0.5, 0.9)
+TARGETS = ("cpu",)
+SERVERS = ("a", "b")
+HORIZON = 3
+LIMITS = Limits((0.0,), (1.0,), (1e-3,))
+
+
+def block(slot, member, centre, *, version=None, servers=SERVERS):
+    steps = np.full((len(servers), HORIZON, 1, 1), centre, np.float32)
+    values = steps + np.array([-0.1, 0.0, 0.1], np.float32)
+    return ForecastBlock(slot, member, version, servers, TARGETS, LEVELS, values)
+
+
+def members(slot, *, servers=SERVERS):
+    return (
+        block(slot, "champion", 0.5, version=4, servers=servers),
+        block(slot, "copy_last", 0.8, servers=servers),
+    )
+
+
+def actual(slot):
+    return np.array([[0.5 + 0.05 * np.sin(slot)], [0.79]], np.float32)
+
+
+def ledger(path, **given):
+    return Ledger(
+        path=path,
+        targets=TARGETS,
+        levels=LEVELS,
+        horizon=HORIZON,
+        step_seconds=300,
+        retain_slots=288,
+        limits=LIMITS,
+        **given,
+    )
+
+
+def step(ledger, slot):
+    ledger.score(slot, SERVERS, actual(slot))
+    return ledger.record(members(slot))
+
+
+def test_all_that_is_of_record_comes_back_the_derived_ones_last(tmp_path):
+    blocks = step(ledger(tmp_path / "l"), 0)
+    assert [one.member for one in blocks] == [
+        "champion",
+        "copy_last",
+        "champion_calibrated",
+        "ensemble",
+    ]
+    ensemble = blocks[-1]
+    assert (ensemble.members, ensemble.versions) == (("champion", "copy_last"), (4, None))
+    np.testing.assert_allclose(ensemble.weights.sum(2), 1, rtol=1e-5)
+
+
+def test_each_server_leans_on_the_member_that_was_right(tmp_path):
+    kept = ledger(tmp_path / "l")
+    for slot in range(100):
+        blocks = step(kept, slot)
+    first, second = blocks[-1].weights[:, 0]
+    assert first[0] > 0.9
+    assert second[1] > 0.6  # its offsets have learned some of it before
+    report = kept.accuracy()
+    assert report.members[0].member == "ensemble"
+    assert report.member("ensemble").pooled.wql < report.member("champion").pooled.wql
+
+
+@pytest.mark.parametrize("save_every", [1, 5, 100])
+def test_a_restart_anywhere_changes_no_bit(tmp_path, save_every):
+    whole, cut = ledger(tmp_path / "whole"), ledger(tmp_path / "cut", save_every=save_every)
+    for slot in range(25):
+        expected, got = step(whole, slot), step(cut, slot)
+        for one, other in zip(expected, got, strict=True):
+            np.testing.assert_array_equal(one.values, other.values)
+        cut.close()
+        cut = ledger(tmp_path / "cut", save_every=save_every)
+        again = cut.record(members(slot))  # a step done again
+        assert [one.member for one in again] == [one.member for one in got]
+        for one, other in zip(again, got, strict=True):
+            np.testing.assert_array_equal(one.values, other.values)
+
+
+def test_what_is_derived_keeps_to_the_bounds_and_its_order(tmp_path):
+    kept = ledger(tmp_path / "l")
+    for slot in range(60):
+        kept.score(slot, SERVERS, np.full((2, 1), 1.0, np.float32))
+        blocks = kept.record(members(slot))
+    for one in blocks[-2:]:
+        assert one.values.max() <= 1.0
+        assert (np.diff(one.values, axis=-1) >= 0).all()
+
+
+def test_without_a_champion_nothing_is_derived(tmp_path):
+    blocks = ledger(tmp_path / "l").record([block(0, "copy_last", 0.5)])
+    assert [one.member for one in blocks] == ["copy_last"]
+
+
+def test_by_recency_only_versions_take_part():
+    fresh = Derived.fresh(TARGETS, LEVELS, HORIZON, LIMITS, "recency")
+    older = block(0, "v3", 0.2, version=3)
+    ensemble = fresh.derive((*members(0), older))[-1]
+    assert ensemble.members == ("v3", "champion")
+    np.testing.assert_allclose(ensemble.weights[0, 0], [0.375, 0.625])
+
+
+def test_servers_come_and_go(tmp_path):
+    kept = ledger(tmp_path / "l")
+    for slot in range(30):
+        servers = SERVERS if slot < 10 or slot > 20 else ("b", "c")
+        kept.score(slot, ("b",), np.array([[0.8]], np.float32))
+        blocks = kept.record(members(slot, servers=servers))
+        assert blocks[-1].servers == servers
+        assert np.isfinite(blocks[-1].values).all()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from connect.files import FileSource
 from connect.wire import Row, head, wire_rows
-from forecast.schema import Reject, SampleBlock, Schema, ServerInfo, validate_rows
+from forecast.schema import Reject, SampleBlock, Schema, ServerInfo, sample_bounds, validate_rows
 
 FloatArray = NDArray[np.float32]
 
@@ -81,8 +81,9 @@ class GridSource:
         seen = ~np.isnan(values_WSM)
         if schema != self.schema or not self._welcome or not seen.any():
             return None
-        lower, upper = self._bounds
-        if ((values_WSM < lower) | (values_WSM > upper)).any():
+        lower, upper = sample_bounds(schema.metrics)
+        outside = (values_WSM < lower) | (values_WSM > upper) | np.isinf(values_WSM)
+        if outside.any():
             return None
         slot, server, metric = np.nonzero(seen)
         spoke = seen.any(axis=2).reshape(-1)
@@ -120,18 +121,6 @@ class GridSource:
         ]
         _, rejects = validate_rows(rows, self.schema, now_ms=0, max_clock_skew_ms=0)
         return not rejects
-
-    @cached_property
-    def _bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The least and the largest [M] sample of each metric."""
-        widest = float(np.finfo(np.float32).max)
-        metrics = self.schema.metrics
-        lower = [0.0 if m.slot_rule == "rate" else m.lower for m in metrics]
-        upper = [None if m.slot_rule == "rate" else m.upper for m in metrics]
-        return (
-            np.array([-widest if bound is None else bound for bound in lower]),
-            np.array([widest if bound is None else bound for bound in upper]),
-        )
 
 
 def _says(info: ServerInfo) -> bool:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from forecast.packing import pack, unpack
+from forecast.packing import pack_fields, unpack_fields
+from forecast.places import places
 
 if TYPE_CHECKING:
     from forecast.windows import RawWindows
@@ -55,18 +56,12 @@ class BaselineTables:
 
     def pack(self) -> bytes:
         """The tables as bytes, for storage."""
-        every = {field.name: getattr(self, field.name) for field in fields(self)}
-        arrays = {name: value for name, value in every.items() if isinstance(value, np.ndarray)}
-        header = {name: value for name, value in every.items() if name not in arrays}
-        return pack("baselines", header, arrays)
+        return pack_fields("baselines", self)
 
     @classmethod
     def unpack(cls, data: bytes | memoryview) -> Self:
         """The tables that `pack` wrote; raises StateError when they are damaged."""
-        header, arrays = unpack("baselines", data)
-        for name in ("servers", "targets", "levels"):
-            header[name] = tuple(header[name])
-        return cls(**header, **arrays)
+        return cls(**unpack_fields("baselines", data))
 
 
 def residual_tables(
@@ -273,8 +268,7 @@ def _residuals(
     pooled_HTQ: Float32Array,
 ) -> Float32Array:
     """Residual quantiles [N, H, T, Q] of each window's server; pooled ones for a new server."""
-    place = {server: row for row, server in enumerate(tables.servers)}
-    rows = np.array([place.get(server, -1) for server in raw.servers], np.int64)
+    rows = places(raw.servers, tables.servers)
     steps = slice(0, raw.horizon)
     new = rows < 0
     residuals = np.empty(

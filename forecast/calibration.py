@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast.ensemble import step_groups
-from forecast.packing import pack, unpack
+from forecast.packing import pack_fields, unpack_fields
+from forecast.places import aligned, places
 
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -72,14 +73,12 @@ class Calibration:
         """The same offsets laid out for these servers; a new one has the fleet's median offset."""
         if tuple(servers) == self.servers:
             return self
-        place = {name: row for row, name in enumerate(self.servers)}
-        rows = np.array([place.get(name, -1) for name in servers], np.int64)
+        rows = places(servers, self.servers)
         typical = np.median(self.offsets, axis=0) if self.servers else np.float32(0)
         offsets = np.zeros((len(rows), *self.offsets.shape[1:]), np.float32)
         offsets[:] = typical
         offsets[rows >= 0] = self.offsets[rows[rows >= 0]]
-        usual = np.full(offsets.shape[:3], np.nan, np.float32)
-        usual[rows >= 0] = self.usual[rows[rows >= 0]]
+        usual = aligned(self.usual, self.servers, servers)
         return replace(self, servers=tuple(servers), offsets=offsets, usual=usual)
 
     def applied(
@@ -100,8 +99,7 @@ class Calibration:
         width = np.fmin(width, np.exp(known.usual[:, self.groups]))
         width = np.maximum(width, np.asarray(resolution, np.float32))
         moved = values_SHTQ + known.offsets[:, self.groups] * width[..., None]
-        ordered = inward(np.clip(moved, lower[:, None], upper[:, None]).astype(np.float32))
-        return ordered
+        return inward(np.clip(moved, lower[:, None], upper[:, None]).astype(np.float32))
 
     def learned(
         self,
@@ -140,15 +138,12 @@ class Calibration:
 
     def pack(self) -> bytes:
         """The offsets as bytes, for storage."""
-        header = {"servers": self.servers, "levels": self.levels}
-        arrays = {name: getattr(self, name) for name in ("groups", "offsets", "usual")}
-        return pack("calibration", header, arrays)
+        return pack_fields("calibration", self)
 
     @classmethod
     def unpack(cls, data: bytes | memoryview) -> Self:
         """What `pack` wrote; raises StateError when it is damaged."""
-        header, arrays = unpack("calibration", data)
-        return cls(servers=tuple(header["servers"]), levels=tuple(header["levels"]), **arrays)
+        return cls(**unpack_fields("calibration", data))
 
 
 def inward(values: Float32Array) -> Float32Array:

@@ -11,17 +11,17 @@ Legend: K members, S servers, T targets, H horizon, Q levels.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from forecast.calibration import Calibration
 from forecast.ensemble import Rule, Weights, by_rule, combine
 from forecast.metrics import FloatArray
 from forecast.packing import pack, unpack
+from forecast.places import aligned
 from forecast.record import CHAMPION, ENSEMBLE, Float32Array, ForecastBlock
 from forecast.rounding import as_recorded
 from forecast.schema import Schema
@@ -100,13 +100,13 @@ class Derived:
         groups, of_level = self.weights.groups, self.weights.parts
         mixed = combine(weights, np.stack([block.values for block in parts]), groups, of_level)
         shown = np.moveaxis(weights[:, :, groups][..., of_level].mean(axis=(2, 4)), 1, 2)
-        calibrated = replace(
-            champion, member=CALIBRATED, values=self._moved(self.champion, champion)
-        )
-        ensemble = replace(champion, member=ENSEMBLE, version=None, values=mixed)
+        moved = self._moved(self.champion, servers, champion.values)
+        calibrated = replace(champion, member=CALIBRATED, values=moved)
         ensemble = replace(
-            ensemble,
-            values=self._moved(self.ensemble, ensemble),
+            champion,
+            member=ENSEMBLE,
+            version=None,
+            values=self._moved(self.ensemble, servers, mixed),
             members=names,
             versions=tuple(block.version for block in parts),
             weights=np.ascontiguousarray(shown, np.float32),
@@ -126,16 +126,19 @@ class Derived:
         self,
         servers: Sequence[str],
         actuals_ST: FloatArray,
-        origins: Mapping[int, Sequence[ForecastBlock]],
+        origins: Sequence[Sequence[ForecastBlock]],
     ) -> Derived:
-        """What is known once the actuals [S, T] of a slot came; `origins` maps steps to blocks."""
-        found = {step: blocks for step, blocks in sorted(origins.items()) if _complete(blocks)}
+        """What is known once the actuals [S, T] of a slot came.
+
+        `origins[h]` are the blocks of the origin h + 1 slots before, as for `scoring.join`.
+        """
+        found = {step: blocks for step, blocks in enumerate(origins, 1) if _complete(blocks)}
         if not found:
             return self
-        newest = found[min(found)][0]
-        rows = newest.servers
-        actuals = _aligned(servers, np.asarray(actuals_ST, np.float32), rows)
-        names = tuple(block.member for block in parts_of(found[min(found)]))
+        newest = parts_of(found[min(found)])
+        rows = newest[0].servers
+        actuals = aligned(np.asarray(actuals_ST, np.float32), servers, rows)
+        names = tuple(block.member for block in newest)
         issued = {step: _step(blocks, ENSEMBLE, step, rows) for step, blocks in found.items()}
         own = {step: _step(blocks, CALIBRATED, step, rows) for step, blocks in found.items()}
         matured = {
@@ -145,7 +148,7 @@ class Derived:
         resolution = np.array(self.limits.resolution, np.float32)
         return replace(
             self,
-            weights=self.weights.learned(names, rows, matured, actuals, newest.levels),
+            weights=self.weights.learned(names, rows, matured, actuals, newest[0].levels),
             champion=self.champion.learned(rows, own, actuals, resolution),
             ensemble=self.ensemble.learned(rows, issued, actuals, resolution),
         )
@@ -170,11 +173,13 @@ class Derived:
         lower, upper = self.limits.bounds()
         return replace(block, values=as_recorded(block.values, lower=lower, upper=upper))
 
-    def _moved(self, offsets: Calibration, block: ForecastBlock) -> Float32Array:
+    def _moved(
+        self, offsets: Calibration, servers: Sequence[str], values: Float32Array
+    ) -> Float32Array:
         lower, upper = self.limits.bounds()
         return offsets.applied(
-            block.servers,
-            block.values,
+            servers,
+            values,
             resolution=np.array(self.limits.resolution, np.float32),
             lower=lower,
             upper=upper,
@@ -203,17 +208,4 @@ def _step(
     if block is None:
         shape = (len(servers), len(blocks[0].targets), len(blocks[0].levels))
         return np.full(shape, np.nan, np.float32)
-    return _aligned(block.servers, block.values[:, step - 1], servers)
-
-
-def _aligned(
-    names: Sequence[str], values: NDArray[Any], servers: Sequence[str]
-) -> NDArray[np.float32]:
-    """Rows of `values` in the order of `servers`, NaN for those it does not have."""
-    if tuple(names) == tuple(servers):
-        return values
-    place = {name: row for row, name in enumerate(names)}
-    rows = np.array([place.get(name, -1) for name in servers], np.int64)
-    found = np.full((len(rows), *values.shape[1:]), np.nan, np.float32)
-    found[rows >= 0] = values[rows[rows >= 0]]
-    return found
+    return aligned(block.values[:, step - 1], block.servers, servers)

@@ -25,7 +25,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from forecast.packing import pack, unpack
+from forecast.packing import pack_fields, unpack_fields
+from forecast.places import places
 
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -99,8 +100,8 @@ class Weights:
         """The same knowledge laid out for these members and servers; nothing of new ones."""
         if tuple(members) == self.members and tuple(servers) == self.servers:
             return self
-        member = _places(members, self.members)
-        server = np.concatenate([[0], 1 + _places(servers, self.servers)])
+        member = places(members, self.members)
+        server = np.concatenate([[0], 1 + places(servers, self.servers)])
         laid = []
         for old in (self.regret, self.variance):
             new = np.zeros((len(server), len(member), *old.shape[2:]), np.float32)
@@ -163,15 +164,12 @@ class Weights:
 
     def pack(self) -> bytes:
         """The knowledge as bytes, for storage."""
-        header = {"members": self.members, "servers": self.servers}
-        arrays = {name: getattr(self, name) for name in ("groups", "parts", "regret", "variance")}
-        return pack("weights", header, arrays)
+        return pack_fields("weights", self)
 
     @classmethod
     def unpack(cls, data: bytes | memoryview) -> Self:
         """What `pack` wrote; raises StateError when it is damaged."""
-        header, arrays = unpack("weights", data)
-        return cls(tuple(header["members"]), tuple(header["servers"]), **arrays)
+        return cls(**unpack_fields("weights", data))
 
 
 def by_rule(
@@ -237,8 +235,3 @@ def _inverse(size: Float32Array) -> Float32Array:
 
 def _mean(rows: Float32Array) -> Float32Array:
     return rows.mean(0, keepdims=True) if len(rows) else np.zeros((1, *rows.shape[1:]), np.float32)
-
-
-def _places(names: Sequence[str], among: Sequence[str]) -> IntArray:
-    place = {name: row for row, name in enumerate(among)}
-    return np.array([place.get(name, -1) for name in names], np.int64)

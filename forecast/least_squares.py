@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from forecast.baselines import MIN_RESIDUALS, clipped, newest, sorted_quantile
 from forecast.features import expm1
-from forecast.packing import pack, unpack
+from forecast.packing import pack_fields, unpack_fields
+from forecast.places import places
 from forecast.restless import FARTHEST, inputs_of, signs_of
 
 if TYPE_CHECKING:
@@ -77,18 +78,12 @@ class LeastSquaresTables:
 
     def pack(self) -> bytes:
         """The tables as bytes, for storage."""
-        every = {field.name: getattr(self, field.name) for field in fields(self)}
-        arrays = {name: value for name, value in every.items() if isinstance(value, np.ndarray)}
-        header = {name: value for name, value in every.items() if name not in arrays}
-        return pack("least_squares", header, arrays)
+        return pack_fields("least_squares", self)
 
     @classmethod
     def unpack(cls, data: bytes | memoryview) -> Self:
         """The tables that `pack` wrote; raises StateError when they are damaged."""
-        header, arrays = unpack("least_squares", data)
-        for name in ("servers", "targets", "logs", "levels"):
-            header[name] = tuple(header[name])
-        return cls(**header, **arrays)
+        return cls(**unpack_fields("least_squares", data))
 
 
 def least_squares(
@@ -112,8 +107,7 @@ def least_squares(
             f"least squares: targets {missing} are unknown, or windows of {raw.context} and "
             f"{raw.horizon} slots are not the tables' {tables.context} and {tables.horizon}"
         )
-    place = {server: row for row, server in enumerate(tables.servers)}
-    rows = np.array([place.get(server, -1) for server in raw.servers], np.int64)
+    rows = places(raw.servers, tables.servers)
     columns = [raw.metrics.index(target) for target in targets]
     last_NT = newest(raw, columns)
     found = np.empty((len(raw), raw.horizon, len(targets), len(tables.levels)), np.float32)

@@ -265,7 +265,7 @@ class Ledger:
 
     def _learned(self, report: StepReport) -> Derived:
         """What the derived members know once a slot has been scored."""
-        origins = dict(enumerate(self._open.origins(report.slot), 1))
+        origins = self._open.origins(report.slot)
         return self._day.derived.after(report.servers, report.actuals, origins)
 
     def _commit(self, report: StepReport, scored: tuple[Scored, ...]) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from forecast import baselines, least_squares
 from forecast.artifact import Artifact, unpack
+from forecast.derived import Limits
 from forecast.errors import UnknownVersion
 from forecast.fit import Fit
 from forecast.raw_windows import AT_A_TIME, RawWindows
@@ -211,7 +212,7 @@ def blocks_of_record(
     `ready` [N] bool says which servers have enough context for the champion; the others get NaN
     from it and are answered by a baseline.
     """
-    lower, upper = bounds(schema)
+    lower, upper = Limits.of(schema).bounds()
     naive = {COPY_LAST: baselines.copy_last, SEASONAL_NAIVE: baselines.seasonal_naive}
     values = {
         name: forecast(raw, tables.baselines, schema.targets, lower=lower, upper=upper)
@@ -237,11 +238,3 @@ def blocks_of_record(
         )
         for member, block in values.items()
     )
-
-
-def bounds(schema: Schema) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper bound [T] of each target; infinite where none is declared."""
-    metrics = [schema.metric(target) for target in schema.targets]
-    lower = [-np.inf if metric.lower is None else metric.lower for metric in metrics]
-    upper = [np.inf if metric.upper is None else metric.upper for metric in metrics]
-    return np.array(lower, np.float32), np.array(upper, np.float32)

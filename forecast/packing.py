@@ -14,12 +14,16 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from forecast.errors import StateError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 FORMAT = 2
 """Goes up when the layout changes; an older reader then refuses by number."""
@@ -97,6 +101,25 @@ def unpack(kind: str, data: bytes | memoryview) -> tuple[dict[str, Any], dict[st
         arrays[name] = found.reshape(shape)
         start += size + -size % _ALIGN
     return tree["header"], arrays
+
+
+def pack_fields(kind: str, one: DataclassInstance, *, deflate: bool = False) -> bytes:
+    """A dataclass whose fields are arrays, tuples and plain JSON values; see `pack`."""
+    every = {field.name: getattr(one, field.name) for field in fields(one)}
+    arrays = {name: value for name, value in every.items() if isinstance(value, np.ndarray)}
+    header = {name: value for name, value in every.items() if name not in arrays}
+    return pack(kind, header, arrays, deflate=deflate)
+
+
+def unpack_fields(kind: str, data: bytes | memoryview) -> dict[str, Any]:
+    """The fields that `pack_fields` wrote; raises StateError as `unpack`."""
+    header, arrays = unpack(kind, data)
+    return {**tuples(header), **arrays}
+
+
+def tuples(header: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows lists only; in every message they are tuples."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in header.items()}
 
 
 def pack_names(names: Sequence[str]) -> NDArray[np.uint8]:

@@ -7,14 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from forecast.clock import Life
 from forecast.errors import StateError, UnknownServer
-from forecast.packing import pack, pack_names, unpack, unpack_names
+from forecast.packing import (
+    pack,
+    pack_fields,
+    pack_names,
+    tuples,
+    unpack,
+    unpack_fields,
+    unpack_names,
+)
 from forecast.rounding import decode, encode
 from forecast.windows import RawWindows
 
@@ -108,7 +116,7 @@ class ForecastBlock:
         servers, shape = unpack_names(arrays.pop("servers")), header.pop("shape")
         weights = arrays.pop("weights", None)
         values = decode(arrays, tuple(shape))
-        return cls(**_tuples(header), servers=servers, values=values, weights=weights)
+        return cls(**tuples(header), servers=servers, values=values, weights=weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,27 +224,18 @@ class Snapshot:
         if missing := [member for member in members if member not in known]:
             raise StateError(f"stored snapshot: the blocks of {', '.join(missing)} are missing")
         blocks = tuple(known[member] for member in members)
-        return cls(**_tuples(header), servers=servers, blocks=blocks, raw=raw)
+        return cls(**tuples(header), servers=servers, blocks=blocks, raw=raw)
 
 
 def pack_windows(raw: RawWindows) -> bytes:
     """Windows as bytes, for storage."""
-    every = {field.name: getattr(raw, field.name) for field in fields(raw)}
-    arrays = {name: value for name, value in every.items() if isinstance(value, np.ndarray)}
-    header = {name: value for name, value in every.items() if name not in arrays}
-    return pack("windows", header, arrays, deflate=True)
+    return pack_fields("windows", raw, deflate=True)
 
 
 def unpack_windows(data: bytes | memoryview) -> RawWindows:
     """The windows that `pack_windows` wrote; raises StateError when they are damaged."""
-    header, arrays = unpack("windows", data)
-    return RawWindows(**_tuples(header), **arrays)
+    return RawWindows(**unpack_fields("windows", data))
 
 
 def _bytes(data: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8)
-
-
-def _tuples(header: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows lists only; in every message they are tuples."""
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in header.items()}

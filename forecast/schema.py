@@ -185,6 +185,21 @@ class Reject:
     metric: str | None = None
 
 
+def sample_bounds(
+    metrics: Sequence[Metric],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The least and the largest [M] sample that is accepted of each metric."""
+    # Slots are float32: a sample it cannot hold would become an infinity there. A counter's own
+    # readings have no upper bound; the bounds of a rate are kept where slots are folded.
+    widest = float(np.finfo(np.float32).max)
+    lower = [0.0 if m.slot_rule == "rate" else m.lower for m in metrics]
+    upper = [np.inf if m.slot_rule == "rate" else m.upper for m in metrics]
+    return (
+        np.array([-widest if bound is None else bound for bound in lower]),
+        np.array([widest if bound is None else bound for bound in upper]),
+    )
+
+
 def validate_rows(
     rows: Sequence[object], schema: Schema, *, now_ms: int, max_clock_skew_ms: int
 ) -> tuple[SampleBlock, tuple[Reject, ...]]:
@@ -246,7 +261,7 @@ class _Values:
         value = np.array(self._values, dtype=np.float64)
         places = np.array(self._places, dtype=np.int64).reshape(-1, 4)
         index, server, column, time_ms = places.T
-        lower, upper = self._bounds()
+        lower, upper = sample_bounds(self._metrics)
         finite = np.isfinite(value)
         kept = finite & (value >= lower[column]) & (value <= upper[column])
         for at in np.flatnonzero(~kept):
@@ -267,17 +282,6 @@ class _Values:
             row_index=index[kept].astype(np.int32),
         )
         return block, tuple(sorted(self.rejects, key=lambda reject: reject.index))
-
-    def _bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        # Slots are float32: a sample it cannot hold would become an infinity there. A counter's
-        # own readings have no upper bound; the bounds of a rate are kept where slots are folded.
-        widest = float(np.finfo(np.float32).max)
-        lower = [0.0 if m.slot_rule == "rate" else m.lower for m in self._metrics]
-        upper = [np.inf if m.slot_rule == "rate" else m.upper for m in self._metrics]
-        return (
-            np.array([-widest if bound is None else bound for bound in lower]),
-            np.array([widest if bound is None else bound for bound in upper]),
-        )
 
     def _info(self, server: int) -> ServerInfo | None:
         if server not in self._said:

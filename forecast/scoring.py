@@ -35,6 +35,7 @@ from forecast.metrics import (
     known_mean,
 )
 from forecast.packing import pack, pack_names, unpack, unpack_names
+from forecast.places import aligned, places
 from forecast.record import CHAMPION, ForecastBlock
 
 WHOLE = 0.9
@@ -137,8 +138,7 @@ class ServerSums:
             total = np.zeros((len(union), *self.sums.shape[1:]))
             total[: len(self.servers)] = self.sums
             self.servers, self.sums = union, total
-        place = {server: row for row, server in enumerate(union)}
-        self.sums[[place[server] for server in servers]] += sums
+        self.sums[places(servers, union)] += sums
 
     @classmethod
     def joined(cls, parts: Sequence[ServerSums]) -> Self:
@@ -303,12 +303,6 @@ def _values(blocks: Sequence[ForecastBlock | None], servers: tuple[str, ...]) ->
     shape = (len(servers), len(one.targets), len(blocks), len(one.levels))
     values = np.full(shape, np.nan, np.float32)
     for step, block in enumerate(blocks):
-        if block is None:
-            continue
-        if block.servers == servers:
-            values[:, :, step] = block.values[:, step]
-            continue
-        place = {server: row for row, server in enumerate(block.servers)}
-        rows = np.array([place.get(server, -1) for server in servers], np.int64)
-        values[rows >= 0, :, step] = block.values[rows[rows >= 0], step]
+        if block is not None:
+            values[:, :, step] = aligned(block.values[:, step], block.servers, servers)
     return values

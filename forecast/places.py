@@ -1,0 +1,31 @@
+"""Rows of named things in the order of other names: servers and members come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def places(names: Sequence[str], among: Sequence[str]) -> NDArray[np.int64]:
+    """Where each of `names` stands in `among`; -1 where it does not.
+
+    >>> places(("b", "new"), ("a", "b")).tolist()
+    [1, -1]
+    """
+    place = {name: row for row, name in enumerate(among)}
+    return np.array([place.get(name, -1) for name in names], np.int64)
+
+
+def aligned(
+    values: NDArray[Any], among: Sequence[str], names: Sequence[str]
+) -> NDArray[np.float32]:
+    """Rows of `values` [among, ...] in the order of `names`; NaN for those it does not have."""
+    if tuple(names) == tuple(among):
+        return values
+    rows = places(names, among)
+    found = np.full((len(rows), *values.shape[1:]), np.nan, np.float32)
+    found[rows >= 0] = values[rows[rows >= 0]]
+    return found

@@ -27,6 +27,7 @@ _SERIES = (
     b'{"server":%b,"metric":%b,"unit":%b,%b,"quantiles":%b,'
     b'"missing_slots":%d,"gap_slots":%d,"breaches":%b}'
 )
+_STAND = b'%b,"members":%b,%b'
 _UNKNOWN = (
     b'{"server":%b,"metric":%b,"unit":null,"status":"unknown","detail":%b,"fallback":null,'
     b'"members":[],"as_of":null,"timestamps":[],"quantiles":{},"missing_slots":null,'
@@ -67,7 +68,7 @@ class Sheet:
         self._named = [(_text(target), _text(unit)) for target, unit in zip(targets, units)]  # noqa: B905
         self._series: list[tuple[Any, ...] | bytes] = []
         self._numbers: dict[int, _Numbers] = {}
-        self._standing: dict[tuple[object, ...], bytes] = {}
+        self._standing: dict[tuple[object, ...], tuple[bytes, bytes, bytes]] = {}
 
     def unknown(self, server: str, metric: str | None, detail: str) -> None:
         """A series that does not exist, and why."""
@@ -85,11 +86,15 @@ class Sheet:
 
         `rows` say who made the values, `fallback` whether in another's place.
         """
-        place = self._weighed(rows, server, target)
-        said = (standing.status, standing.detail, fallback, standing.origin, id(rows), place)
-        told = self._standing.get(said)
-        if told is None:
-            told = self._standing[said] = self._stand(standing, fallback, rows, place)
+        said = (standing.status, standing.detail, fallback, standing.origin, id(rows))
+        known = self._standing.get(said)
+        if known is None:
+            known = self._standing[said] = self._stand(standing, fallback, rows)
+        before, members, after = known
+        if rows is not None and (weights := rows.block.weights) is not None:
+            place = rows.row[server], rows.column[self._targets[target]]
+            members = _members(rows.block.members, rows.block.versions, weights[place].tolist())
+        told = _STAND % (before, members, after)
         if rows is not None:
             numbers = self._numbers.setdefault(id(rows), _Numbers(rows))
             numbers.places.append(len(self._series))
@@ -124,44 +129,25 @@ class Sheet:
             written.append(_SERIES % (name, metric, unit, told, numbers_of, missing, gaps, limits))
         return written
 
-    def _weighed(self, rows: Rows | None, server: str, target: int) -> tuple[int, int] | None:
-        """Where a series' own weights stand in the block; None where it has none."""
-        if rows is None or rows.block.weights is None:
-            return None
-        return rows.row[server], rows.column[self._targets[target]]
-
     def _stand(
-        self,
-        standing: Standing,
-        fallback: Fallback | None,
-        rows: Rows | None,
-        place: tuple[int, int] | None,
-    ) -> bytes:
-        """The fields from `status` to `timestamps`, which many series share."""
+        self, standing: Standing, fallback: Fallback | None, rows: Rows | None
+    ) -> tuple[bytes, bytes, bytes]:
+        """The fields from `status` to `timestamps`, which many series share: before `members`, the
+        one member of a block without weights, and after it."""
         first, steps = standing.origin + 1, self._want.steps if rows is not None else 0
-        members: list[dict[str, Any]] = []
-        if rows is not None and place is not None:
-            block = rows.block
-            assert block.weights is not None
-            members += [
-                {"member": name, "version": version, "weight": round(weight, 4)}
-                for name, version, weight in zip(
-                    block.members, block.versions, block.weights[place].tolist(), strict=True
-                )
-            ]
-        elif rows is not None:
-            made = {"member": rows.block.member, "version": rows.block.version, "weight": 1.0}
-            members.append(made)
-        return orjson.dumps(
-            {
-                "status": standing.status,
-                "detail": standing.detail,
-                "fallback": fallback,
-                "members": members,
-                "as_of": moment(first, self._step),
-                "timestamps": [moment(first + step, self._step) for step in range(steps)],
-            }
-        )[1:-1]
+        before = {
+            "status": standing.status,
+            "detail": standing.detail,
+            "fallback": fallback,
+        }
+        after = {
+            "as_of": moment(first, self._step),
+            "timestamps": [moment(first + step, self._step) for step in range(steps)],
+        }
+        members = b"[]"
+        if rows is not None:
+            members = _members([rows.block.member], [rows.block.version], [1.0])
+        return orjson.dumps(before)[1:-1], members, orjson.dumps(after)[1:-1]
 
     def _limits(self, numbers: _Numbers, q_KHQ: FloatArray, breaches: list[bytes]) -> None:
         levels = numbers.rows.block.levels
@@ -192,6 +178,18 @@ def quantiles_json(
     form = b"{%b}" % b",".join(b'"%b":[%%b]' % f"{level:.10g}".encode() for level in wanted)
     size = len(wanted)
     return [form % tuple(paths[at : at + size]) for at in range(0, count * size, size)]
+
+
+def _members(
+    names: Sequence[str], versions: Sequence[int | None], weights: Sequence[float]
+) -> bytes:
+    """`forecast.http.api.Member` of each."""
+    return orjson.dumps(
+        [
+            {"member": name, "version": version, "weight": round(weight, 4)}
+            for name, version, weight in zip(names, versions, weights, strict=True)
+        ]
+    )
 
 
 def _breach(limit: Threshold, q_HQ: FloatArray, levels: Sequence[float]) -> dict[str, Any]:

@@ -161,16 +161,15 @@ class Trainer:
         ArtifactError when the champion cannot be.
         """
         levels, targets = self._quantiles, self._schema.targets
-        forecasts = {}
+        forecasts, moved = {}, None
+        if champion is not None:
+            forecasts["champion"] = self._forecast(champion, holdout)
         try:
             forecasts["challenger"] = self._forecast(challenger, holdout)
-            moved = None
             if champion is not None and started_from_champion:
                 moved = _moved(challenger, champion)
         except ArtifactError as error:
             return Evidence(losses=None, fault=str(error))
-        if champion is not None:
-            forecasts["champion"] = self._forecast(champion, holdout)
         if anchor is not None:
             try:
                 forecasts["anchor"] = self._forecast(anchor, holdout)

@@ -102,6 +102,10 @@ def test_an_anchor_that_does_not_load_is_left_out_and_a_champion_raises(caplog):
     assert "the anchor is not compared" in caplog.text
     with pytest.raises(ArtifactError):
         trainer().judge(artifact(1), HOLDOUT, champion=damaged(artifact(2)))
+    with pytest.raises(ArtifactError):  # also where the challenger began from it
+        trainer().judge(
+            artifact(1), HOLDOUT, champion=damaged(artifact(2)), started_from_champion=True
+        )
 
 
 def test_an_anchor_without_a_target_of_today_is_not_compared():

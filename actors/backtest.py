@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,8 +37,8 @@ from forecast.tally import Tally
 _CHUNK_SLOTS = 96
 """Slots of history in one append: no more than the controller steps through at once."""
 
-
 _KEPT_SLOTS = 48
+"""Blocks are kept for so much longer than needed: a ledger saves its sums the less often for it."""
 
 
 class Watcher(Protocol):
@@ -122,17 +123,14 @@ async def backtest(
     """
     began = time.monotonic()
     tally = tally_of(config, replay)
-    watchers: list[Watcher] = [tally]
-    if dump is None:
+    with ExitStack() as open_files:
+        watchers: list[Watcher] = [tally]
+        if dump is not None:
+            file = Dump(dump, targets=config.panel.targets, every=dump_every)
+            watchers.append(open_files.enter_context(closing(file)))
         told = await play(
             config, replay, watchers, stream_days=stream_days, label_delay_s=label_delay_s
         )
-    else:
-        with Dump(dump, targets=config.panel.targets, every=dump_every) as file:
-            watchers.append(file)
-            told = await play(
-                config, replay, watchers, stream_days=stream_days, label_delay_s=label_delay_s
-            )
     return {
         "fleet": config.fleet,
         "step_seconds": config.panel.step,
@@ -211,7 +209,6 @@ async def play(
 
 def _ledger(watchers: Sequence[Watcher], delay: int, **settings: Any) -> WatchedLedger:
     """A watched ledger in memory, which keeps blocks for as long as their labels may take."""
-    # Some more than that: a ledger saves its sums the less often the more blocks it keeps.
     settings["retain_slots"] = settings["horizon"] + delay + _KEPT_SLOTS
     return WatchedLedger(watchers=watchers, in_memory=True, **settings)
 

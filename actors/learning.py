@@ -153,7 +153,7 @@ class Learning:
         if pending.kind == "retrain":
             # Its weights are chosen on validation windows, which therefore come before those on
             # which it is compared with the champion, and a horizon before.
-            before = known - settings.holdout_hours * settings.per_hour - settings.horizon
+            before = settings.before_holdout(known)
             windows = self._draw(before, settings.lookback_hours, settings.base_windows, seed)
             job = BaseJob(pending.update_id, slot, seed, "retrain", pending.parent)
             return await self._trainer.train_base.remote(job, windows, self._holdout(before))
@@ -226,7 +226,7 @@ class Learning:
             version = await self._registry.register.remote(
                 result.artifact, update_id=pending.update_id, slot=slot
             )
-        becomes = {"stays": None, "champion": serves, "challenger": version}[decision.anchor]
+        becomes = decision.anchor_of(champion=serves, challenger=version)
         verdict = self._registry.promote if decision.promote else self._registry.reject
         await verdict.remote(version, who="gate", report=report, anchor=becomes, **record)
         self.last_failure = None

@@ -86,7 +86,7 @@ def train_and_judge(
     """
     slot = _closed(history)
     champion, known = _champion(registry)
-    before_holdout = _before_holdout(slot, settings)
+    before_holdout = settings.before_holdout(slot)
     _refuse_seen(f"version {champion}", known, before_holdout)
     # With a champion to compare with, nothing of the comparison's windows may be seen before.
     as_of = slot if known is None else before_holdout
@@ -106,7 +106,7 @@ def train_and_judge(
     # A running fleet went on meanwhile: what serves now, on what is closed now.
     (champion, known), closed = _champion(registry), _closed(history)
     if known is not None:
-        before_holdout = _before_holdout(closed, settings)
+        before_holdout = settings.before_holdout(closed)
         _refuse_seen(f"version {champion}", known, before_holdout)
         _refuse_seen("the new model", result.artifact, before_holdout)
     holdout = history.holdout(as_of=closed, hours=settings.holdout_hours, every=settings.horizon)
@@ -137,7 +137,7 @@ def train_and_judge(
         who=who,
         update_id=update_id,
         report=report,
-        anchor={"stays": None, "champion": champion, "challenger": version}[decision.anchor],
+        anchor=decision.anchor_of(champion=champion, challenger=version),
     )
     return version, decision.promote, report
 
@@ -147,11 +147,6 @@ def _closed(history: History) -> int:
     if slot is None:
         raise DataError("no slot is closed yet: there is no history to learn from")
     return slot
-
-
-def _before_holdout(slot: int, settings: Settings) -> int:
-    """The last slot that a model may have seen to be judged at `slot`: a horizon lies between."""
-    return slot - settings.holdout_hours * settings.per_hour - settings.horizon
 
 
 def _champion(registry: Any) -> tuple[int | None, Artifact | None]:

@@ -63,6 +63,13 @@ class Settings:
             weight_move=self.max_weight_move,
         )
 
+    def before_holdout(self, slot: int) -> int:
+        """The last slot that a model may have seen to be judged at `slot`.
+
+        Between that and the held-out windows lies a horizon.
+        """
+        return slot - self.holdout_hours * self.per_hour - self.horizon
+
     @property
     def per_hour(self) -> int:
         """Slots in an hour, at least one."""

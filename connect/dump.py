@@ -18,8 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -55,7 +54,7 @@ def actuals_path(path: Path) -> Path:
 
 
 class Dump:
-    """Writes forecasts and actuals to `path` and beside it; use it in a `with` block.
+    """Writes forecasts and actuals to `path` and beside it; `close` ends the files.
 
     `every` keeps only the origins that it divides. A file that was there is replaced.
     """
@@ -66,15 +65,8 @@ class Dump:
         self._forecasts = _Rows(path, _FORECASTS)
         self._actuals = _Rows(actuals_path(path), _ACTUALS)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Write what is left and end both files."""
         self._forecasts.close()
         self._actuals.close()
 

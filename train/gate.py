@@ -56,6 +56,10 @@ class Decision:
     anchor: Literal["stays", "champion", "challenger"] = "stays"
     """Which version is the anchor from now on."""
 
+    def anchor_of(self, *, champion: int | None, challenger: int | None) -> int | None:
+        """That version by its number; None where it stays."""
+        return {"stays": None, "champion": champion, "challenger": challenger}[self.anchor]
+
 
 @dataclass(frozen=True, slots=True)
 class _Found:

@@ -14,6 +14,16 @@ from forecast.config import Config
 from forecast.config_files import load
 from forecast.schema import SampleBlock
 
+MEMBERS = {
+    "champion",
+    "champion_calibrated",
+    "copy_last",
+    "ensemble",
+    "least_squares",
+    "seasonal_naive",
+}
+"""Who issues forecasts of record, once there is a champion."""
+
 HISTORY_DAYS, STREAM_SLOTS = 2, 84
 
 

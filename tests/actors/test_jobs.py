@@ -16,19 +16,10 @@ from actors import handles, jobs, topology
 from actors.backtest import backtest
 from actors.offline import train_base
 from forecast.errors import StateError, TrainingError
-from tests.actors.scenario import small_config, small_replay
+from tests.actors.scenario import MEMBERS, small_config, small_replay
 
 REPLAY = small_replay()
 LAPTOP = str(Path(__file__).parents[2] / "configs" / "laptop.toml")
-
-MEMBERS = {
-    "champion",
-    "champion_calibrated",
-    "copy_last",
-    "ensemble",
-    "least_squares",
-    "seasonal_naive",
-}
 
 
 def _run(*words):

@@ -13,18 +13,9 @@ from actors.offline import train_base
 from actors.state import ControllerState, Pending, StateFile
 from forecast.errors import RegistryError, StateError
 from forecast.http import reports
-from tests.actors.scenario import blocks, outcome_of, play, small_config, small_replay
+from tests.actors.scenario import MEMBERS, blocks, outcome_of, play, small_config, small_replay
 
 REPLAY = small_replay()
-
-MEMBERS = {
-    "champion",
-    "champion_calibrated",
-    "copy_last",
-    "ensemble",
-    "least_squares",
-    "seasonal_naive",
-}
 
 
 class _Stopped(Exception):

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +17,10 @@ from numpy.typing import NDArray
 from actors import arguments
 from actors.offline import fill
 from actors.trainer import make_trainer
+from bench.online_base import base_at
 from connect.replay import Replay, from_file
 from forecast.artifact import Artifact, unpack
+from forecast.clock import slots_per_day
 from forecast.config import Config
 from forecast.config_files import load
 from forecast.fit import Fit
@@ -27,7 +28,7 @@ from forecast.metrics import FloatArray
 from forecast.windows import RawWindows
 from train.buffer import Buffer
 from train.paired import Losses, measure, wql
-from train.trainer import BaseJob, Trainer, UpdateJob
+from train.trainer import Trainer, UpdateJob
 
 TARGETS = (
     "cpu_usage_ratio",
@@ -66,7 +67,7 @@ def series(data: Path, setting: Setting, *, seed: int) -> Losses:
         data=replay.config(),
         overrides={"training": {"max_steps": setting.base_steps, "threads": 1, "seed": seed}},
     ).config
-    buffer = _filled(config, replay, days)
+    buffer = filled(config, replay)
     trainer = make_trainer(**{**arguments.trainer(config), "workers": None, "bar": False})
     versions = list(_versions(trainer, buffer, config, replay.start_slot - 1, setting, seed))
     raw = _windows(buffer, config, replay)
@@ -81,8 +82,9 @@ def level(losses: Losses, model: str) -> float:
     return found
 
 
-def _filled(config: Config, replay: Replay, days: int) -> Buffer:
-    """A buffer that keeps all of it."""
+def filled(config: Config, replay: Replay) -> Buffer:
+    """A buffer in memory with the whole stream: what is read as of a slot knows no later one."""
+    days = -(-(replay.end_slot - replay.first_slot) // slots_per_day(config.panel.step))
     buffer = Buffer(**{**arguments.stream(config), "directory": None, "history_days": days + 8})
     fill(buffer, config, replace(replay, start_slot=replay.end_slot))
     return buffer
@@ -93,18 +95,7 @@ def _versions(
 ) -> Iterator[Artifact]:
     """The base, then its updates, a few hours apart."""
     settings = arguments.settings(config)
-    drawn: dict[str, Any] = {"holdout_hours": settings.holdout_hours}
-    base = trainer.train_base(
-        BaseJob("base", start, seed),
-        buffer.draw(
-            as_of=start,
-            hours=settings.history_hours,
-            count=settings.base_windows,
-            seed=seed,
-            **drawn,
-        ),
-        buffer.holdout(as_of=start, hours=settings.holdout_hours, every=settings.horizon),
-    ).artifact
+    base = base_at(config, buffer, start, seed)
     yield base
     parent = base
     for turn in range(setting.updates):
@@ -116,7 +107,7 @@ def _versions(
             hours=settings.window_hours,
             count=settings.windows_per_update,
             seed=seed + slot,
-            **drawn,
+            holdout_hours=settings.holdout_hours,
         )
         job = UpdateJob(f"update-{turn}", slot, seed + slot, turn)
         parent = trainer.update(job, parent, windows).artifact

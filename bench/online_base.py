@@ -26,7 +26,11 @@ def base_model(config: Config, replay: Replay) -> Artifact:
 
     Raises TrainingError when there is too little history.
     """
-    return _trained(config, history_of(config, replay))
+    history = history_of(config, replay)
+    slot = history.closed_slot
+    if slot is None:
+        raise DataError("no slot of the history is closed: there is nothing to learn from")
+    return base_at(config, history, slot, arguments.settings(config).seed)
 
 
 def cached_base(config: Config, replay: Replay, cache: Path | None) -> tuple[Artifact, bool]:
@@ -47,22 +51,19 @@ def cached_base(config: Config, replay: Replay, cache: Path | None) -> tuple[Art
     return made, False
 
 
-def _trained(config: Config, history: Buffer) -> Artifact:
+def base_at(config: Config, history: Buffer, slot: int, seed: int) -> Artifact:
+    """A model trained on what is known at a slot; raises TrainingError as `base_model`."""
     settings = arguments.settings(config)
-    slot = history.closed_slot
-    if slot is None:
-        raise DataError("no slot of the history is closed: there is nothing to learn from")
     windows = history.draw(
         as_of=slot,
         hours=settings.history_hours,
         count=settings.base_windows,
-        seed=settings.seed,
+        seed=seed,
         holdout_hours=settings.holdout_hours,
     )
     holdout = history.holdout(as_of=slot, hours=settings.holdout_hours, every=settings.horizon)
     trainer = make_trainer(**{**arguments.trainer(config), "workers": None})
-    job = BaseJob(f"base-{slot}", slot, settings.seed)
-    return trainer.train_base(job, windows, holdout).artifact
+    return trainer.train_base(BaseJob(f"base-{slot}", slot, seed), windows, holdout).artifact
 
 
 def _digest(config: Config, replay: Replay) -> str:

@@ -141,17 +141,8 @@ class Table:
             return nothing
         _, ours = self.by_day(row.run, mine)
         _, theirs = self.by_day(against.run, other)
-        mean = [_wql(one.sum((0, 2))[None], self.levels)[0] for one in (ours, theirs)]
-        gain = 1 - mean[0] / mean[1]
-        days = len(ours)
-        drawn = np.random.default_rng(self._seed).integers(0, days, (_RESAMPLES, days))
-        times_BD = np.stack([np.bincount(one, minlength=days) for one in drawn]).astype(float)
-        ours_BTF = np.einsum("bd,dtf->btf", times_BD, ours.sum(2))
-        theirs_BTF = np.einsum("bd,dtf->btf", times_BD, theirs.sum(2))
-        low, high = np.quantile(
-            1 - _wql(ours_BTF, self.levels) / _wql(theirs_BTF, self.levels), _INTERVAL
-        )
-        return {"gain": float(gain), "gain_low": float(low), "gain_high": float(high)}
+        gain, low, high = paired_gain(ours.sum(2), theirs.sum(2), self.levels, self._seed)
+        return {"gain": gain, "gain_low": low, "gain_high": high}
 
     def _coverage(self, sums: Float64Array) -> Float64Array:
         """The share inside the central interval of 0.8 (else the widest) of sums [N, F]."""
@@ -178,8 +169,8 @@ class Table:
         known = self.by_server(FROZEN.run, frozen)
         worse = {
             server: float(
-                _wql(sums.sum(1)[None], self.levels)[0]
-                / _wql(known[server].sum(1)[None], self.levels)[0]
+                mean_wql(sums.sum(1)[None], self.levels)[0]
+                / mean_wql(known[server].sum(1)[None], self.levels)[0]
                 - 1
             )
             for server, sums in self.by_server(row.run, member).items()
@@ -226,7 +217,26 @@ def line(table: Table, about: Mapping[str, Any]) -> dict[str, Any]:
     return told
 
 
-def _wql(sums_BTF: Float64Array, levels: Sequence[float]) -> Float64Array:
+def paired_gain(
+    ours_DTF: Float64Array, theirs_DTF: Float64Array, levels: Sequence[float], seed: int
+) -> tuple[float, float, float]:
+    """1 - WQL / WQL of the other over all blocks D, and the ends of its interval of 95 %."""
+    gain = (
+        1
+        - mean_wql(ours_DTF.sum(0)[None], levels)[0] / mean_wql(theirs_DTF.sum(0)[None], levels)[0]
+    )
+    blocks = len(ours_DTF)
+    drawn = np.random.default_rng(seed).integers(0, blocks, (_RESAMPLES, blocks))
+    times_BD = np.stack([np.bincount(one, minlength=blocks) for one in drawn]).astype(float)
+    resampled = [
+        mean_wql(np.einsum("bd,dtf->btf", times_BD, sums), levels)
+        for sums in (ours_DTF, theirs_DTF)
+    ]
+    low, high = np.quantile(1 - resampled[0] / resampled[1], _INTERVAL)
+    return float(gain), float(low), float(high)
+
+
+def mean_wql(sums_BTF: Float64Array, levels: Sequence[float]) -> Float64Array:
     """Mean over targets of the WQL of sums [B, T, F]; a target without any size is left out."""
     wql_BT = Score(sums_BTF, levels).wql
     known = ~np.isnan(wql_BT)

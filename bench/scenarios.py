@@ -211,12 +211,8 @@ def _rename(grid: GridSource, change: Mapping[str, Any], start: int) -> GridSour
     """Each server meant is as many as there are days, one after the other."""
     places, day = _places(grid, change), slots_per_day(grid.schema.step_seconds)
     kept = [at for at in range(len(grid.servers)) if at not in places]
-    parts, named, infos = (
-        [grid.values[:, kept]],
-        [grid.servers[at] for at in kept],
-        list(grid.infos),
-    )
-    infos = [infos[at] for at in kept]
+    parts = [grid.values[:, kept]]
+    named, infos = [grid.servers[at] for at in kept], [grid.infos[at] for at in kept]
     for number, begin in enumerate(range(0, len(grid.values), day)):
         one = np.full((len(grid.values), len(places), grid.values.shape[2]), np.nan, np.float32)
         one[begin : begin + day] = grid.values[begin : begin + day, places]
@@ -263,7 +259,7 @@ def _hours(grid: GridSource) -> NDArray[np.float64]:
 
 def _deviation(grid: GridSource, start: int) -> FloatArray:
     """Each server's standard deviation [S, M] over the history; 0 where nothing is known of it."""
-    known = np.where(np.isnan(grid.values[:start]), np.nan, grid.values[:start]).astype(np.float64)
+    known = grid.values[:start].astype(np.float64)
     count = np.isfinite(known).sum(0)
     mean = np.nansum(known, axis=0) / np.maximum(count, 1)
     spread = np.sqrt(np.nansum((known - mean) ** 2, axis=0) / np.maximum(count, 1))

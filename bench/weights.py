@@ -25,26 +25,26 @@ import torch
 
 from actors import arguments
 from actors.settings import Settings
-from actors.trainer import make_trainer
+from bench.losses import TARGETS, filled
+from bench.online_base import base_at
+from bench.online_table import mean_wql, paired_gain
 from connect.replay import Replay, from_file
 from forecast.clock import slots_per_day
 from forecast.config import Config
 from forecast.config_files import load
 from forecast.ensemble import Rule, Weights, by_rule, combine
 from forecast.members import Members, MemberTables, blocks_of_record
-from forecast.metrics import Float64Array, Score, cell_sums, sums_width
+from forecast.metrics import Float64Array, cell_sums, sums_width
+from forecast.places import aligned
 from forecast.record import CHAMPION, Float32Array
 from forecast.windows import RawWindows
 from train import expert
 from train.buffer import Buffer
-from train.trainer import BaseJob
 
-_TARGETS = "cpu_usage_ratio,memory_usage_ratio,network_receive_kb_per_s,disk_write_kb_per_s"
 _HISTORIES = (3, 5, 7)
 """Days of history of each version."""
 _RULES: tuple[Rule, ...] = ("learned", "uniform", "recency")
 _BLOCK_HOURS = 6
-_RESAMPLES = 2000
 _LAPTOP = Path(__file__).resolve().parents[1] / "configs" / "laptop.toml"
 
 
@@ -74,13 +74,13 @@ def main() -> int:
     for name, delay in (("0", 0), ("h", horizon), ("4h", 4 * horizon)):
         sums = {rule: _played(recorded, rule, delay, block) for rule in _RULES}
         alone = {one: _alone(recorded, at, block) for at, one in enumerate(recorded.members)}
-        best = min(alone, key=lambda one: _wql(alone[one].sum(0), recorded.levels))
+        best = min(alone, key=lambda one: _wql(alone[one], recorded.levels))
         others = {"uniform": sums["uniform"], "recency": sums["recency"], "best": alone[best]}
         told[f"best_member_{name}"] = best
-        told[f"learned_wql_{name}"] = _wql(sums["learned"].sum(0), recorded.levels)
+        told[f"learned_wql_{name}"] = _wql(sums["learned"], recorded.levels)
         for other, theirs in others.items():
-            told[f"{other}_wql_{name}"] = _wql(theirs.sum(0), recorded.levels)
-            gain = _gain(sums["learned"], theirs, recorded.levels, options.seed)
+            told[f"{other}_wql_{name}"] = _wql(theirs, recorded.levels)
+            gain = paired_gain(sums["learned"], theirs, recorded.levels, options.seed)
             for part, value in zip(("", "_low", "_high"), gain, strict=True):
                 told[f"gain_over_{other}{part}_{name}"] = value
             rows.append(
@@ -95,7 +95,7 @@ def main() -> int:
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.weights", description=__doc__)
     parser.add_argument("--data", type=Path, help="bitbrains.parquet of FLEETCAST_DATA by default.")
-    parser.add_argument("--targets", default=_TARGETS)
+    parser.add_argument("--targets", default=",".join(TARGETS))
     parser.add_argument("--servers", type=int, default=12)
     parser.add_argument("--days", type=float, default=10.0, help="Streamed, after 7 of history.")
     parser.add_argument("--seed", type=int, default=7)
@@ -115,7 +115,7 @@ def _record(data: Path, targets: str, servers: int, days: float, seed: int) -> t
     )
     config = load([_LAPTOP], data=replay.config()).config
     settings = arguments.settings(config)
-    buffer = _filled(config, replay)
+    buffer = filled(config, replay)
     members = _versions(config, buffer, replay, seed)
     names = tuple(f"v{at + 1}" for at in range(len(_HISTORIES)))
     found, came = [], []
@@ -145,23 +145,9 @@ def _record(data: Path, targets: str, servers: int, days: float, seed: int) -> t
     return recorded, _BLOCK_HOURS * settings.per_hour
 
 
-def _filled(config: Config, replay: Replay) -> Buffer:
-    """A buffer in memory with the whole stream: what is read as of a slot knows no later one."""
-    slots = slots_per_day(config.panel.step)
-    days = (replay.end_slot - replay.first_slot) // slots + 8
-    buffer = Buffer(**{**arguments.stream(config), "directory": None, "history_days": days})
-    schema = config.panel.schema_of()
-    for slot in range(replay.first_slot, replay.end_slot, 96):
-        upto = min(slot + 96, replay.end_slot)
-        block, _ = replay.samples(slot, upto, schema=schema)
-        buffer.append(f"slots-{slot}", block)
-    return buffer
-
-
 def _versions(config: Config, buffer: Buffer, replay: Replay, seed: int) -> Members:
     """Models of a longer and longer history, as versions 1, 2, 3."""
     settings = arguments.settings(config)
-    trainer = make_trainer(**{**arguments.trainer(config), "workers": None, "bar": False})
     members = Members(
         schema=settings.schema,
         context=settings.context,
@@ -172,16 +158,7 @@ def _versions(config: Config, buffer: Buffer, replay: Replay, seed: int) -> Memb
     day = slots_per_day(config.panel.step)
     for version, days in enumerate(_HISTORIES, 1):
         slot = replay.first_slot + days * day - 1
-        holdout = buffer.holdout(as_of=slot, hours=settings.holdout_hours, every=settings.horizon)
-        windows = buffer.draw(
-            as_of=slot,
-            hours=settings.history_hours,
-            count=settings.base_windows,
-            seed=seed,
-            holdout_hours=settings.holdout_hours,
-        )
-        made = trainer.train_base(BaseJob(f"base-{days}", slot, seed), windows, holdout)
-        members.load(version, made.artifact)
+        members.load(version, base_at(config, buffer, slot, seed))
     members.swap(len(_HISTORIES))
     return members
 
@@ -194,11 +171,7 @@ def _tables(buffer: Buffer, slot: int, settings: Settings) -> MemberTables:
 def _came(buffer: Buffer, slot: int, raw: RawWindows) -> Float32Array:
     """The targets' values [S, T] of a slot, in the order of the windows."""
     servers, values = buffer.actuals(slot)
-    place = {name: row for row, name in enumerate(servers)}
-    rows = np.array([place.get(name, -1) for name in raw.servers])
-    found = np.full((len(rows), values.shape[1]), np.nan, np.float32)
-    found[rows >= 0] = values[rows[rows >= 0]]
-    return found
+    return aligned(values, servers, raw.servers)
 
 
 def _played(recorded: Recorded, rule: Rule, delay: int, block: int) -> Float64Array:
@@ -243,20 +216,9 @@ def _sums(issued: Float32Array, recorded: Recorded, block: int) -> Float64Array:
     return total
 
 
-def _gain(
-    ours: Float64Array, theirs: Float64Array, levels: Sequence[float], seed: int
-) -> tuple[float, float, float]:
-    """1 - WQL / WQL of the other, with its 95 % interval over resampled blocks."""
-    blocks = len(ours)
-    draw = np.random.default_rng(seed).integers(0, blocks, (_RESAMPLES, blocks))
-    gains = [1 - _wql(ours[one].sum(0), levels) / _wql(theirs[one].sum(0), levels) for one in draw]
-    low, high = np.quantile(gains, (0.025, 0.975))
-    whole = 1 - _wql(ours.sum(0), levels) / _wql(theirs.sum(0), levels)
-    return whole, float(low), float(high)
-
-
-def _wql(sums_TF: Float64Array, levels: Sequence[float]) -> float:
-    return float(np.nanmean(Score(sums_TF, levels).wql))
+def _wql(sums_BTF: Float64Array, levels: Sequence[float]) -> float:
+    """Over all blocks."""
+    return float(mean_wql(sums_BTF.sum(0)[None], levels)[0])
 
 
 if __name__ == "__main__":

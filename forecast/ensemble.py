@@ -7,10 +7,13 @@ the weights, once forecasts have matured:
     r_k  =  sum of dl(y, q)/dq * (q - q_k)       q as issued: how much better k would have been
     V_k <-  g V_k + 2.2 r_k^2                    eta_k = V_k^-1/2
     R_k <-  g R_k + r_k - eta_k r_k^2
-    w_k  ~  eta_k exp(eta_k R_k)                 then w <- (1 - a) w + a / K
+    w_k  ~  eta_k exp(e_k)                       then w <- (1 - a) w + a / K
 
-Each server learns its own weights. Beside them the fleet's are learned, from every server's regret
-in units of its own; a server has them as long as nothing of its own has matured.
+Each server learns for itself, and beside it the fleet: from every server's regret in units of its
+own. The fleet is sure sooner, so it leads as long as little of the server's own has matured:
+
+    N_k <-  g N_k + [r_k is not 0]               slots that taught something of k
+    e_k  =  eta_k R_k + n0 / (n0 + N_k) * eta'_k R'_k             those with ' are the fleet's
 
 Legend: K members, S servers, T targets, H horizon, Q levels, G groups of steps, P parts of the
 distribution (lower, middle, upper).
@@ -40,6 +43,9 @@ RECENCY = (0.5, 0.3, 0.2)
 DISCOUNT = 0.9995
 """What a slot's evidence keeps of its weight a slot later: a half-life of 4.8 days at 5 minutes."""
 
+TRUST = 144
+"""n0: own slots after which the fleet's word counts half. Twice as many or as few is as good."""
+
 SHARE = 0.01
 """What all members have in common, so that none is ever lost for good."""
 
@@ -67,7 +73,8 @@ def parts_of(levels: Sequence[float]) -> IntArray:
 class Weights:
     """What is known of the members; `learned` makes new ones, these stay as they are.
 
-    `regret` and `variance` float32 [1 + S, K, G, T, P] are R and V; row 0 is the fleet's.
+    `regret` and `variance` float32 [1 + S, K, G, T, P] are R and V, `slots` [1 + S, K, G, T] is N;
+    row 0 is the fleet's.
     """
 
     members: tuple[str, ...]
@@ -76,13 +83,14 @@ class Weights:
     parts: IntArray = field(repr=False)
     regret: Float32Array = field(repr=False)
     variance: Float32Array = field(repr=False)
+    slots: Float32Array = field(repr=False)
 
     @classmethod
     def fresh(cls, horizon: int, targets: int, levels: Sequence[float]) -> Self:
         """Nothing is known of anybody yet."""
         groups, parts = step_groups(horizon), parts_of(levels)
         none = np.zeros((1, 0, 3, targets, 3), np.float32)
-        return cls((), (), groups, parts, none, none)
+        return cls((), (), groups, parts, none, none, none[..., 0])
 
     def of(self, members: Sequence[str], servers: Sequence[str]) -> Float32Array:
         """Weights [S, K, G, T, P] of these members, each K summing to 1; unknown ones are alike.
@@ -92,9 +100,10 @@ class Weights:
         [0.5, 0.5]
         """
         known = self.among(members, servers)
-        weights = _aggregate(known.regret, known.variance)
-        new = np.all(known.variance[1:] <= 0, axis=1, keepdims=True)
-        return np.where(new, weights[:1], weights[1:])
+        eta = _eta(_or_typical(known.variance))
+        exponent = eta * known.regret
+        trust: Float32Array = np.float32(TRUST) / (TRUST + known.slots[1:, ..., None])
+        return _shares(eta[1:], exponent[1:] + trust * exponent[:1])
 
     def among(self, members: Sequence[str], servers: Sequence[str]) -> Weights:
         """The same knowledge laid out for these members and servers; nothing of new ones."""
@@ -103,7 +112,7 @@ class Weights:
         member = places(members, self.members)
         server = np.concatenate([[0], 1 + places(servers, self.servers)])
         laid = []
-        for old in (self.regret, self.variance):
+        for old in (self.regret, self.variance, self.slots):
             new = np.zeros((len(server), len(member), *old.shape[2:]), np.float32)
             rows, columns = (
                 np.flatnonzero((server > 0) | (np.arange(len(server)) == 0)),
@@ -117,6 +126,7 @@ class Weights:
             servers=tuple(servers),
             regret=laid[0],
             variance=laid[1],
+            slots=laid[2],
         )
 
     def learned(
@@ -156,11 +166,12 @@ class Weights:
         rows = np.concatenate([_mean(found * _inverse(unit)), found])
         fleet = discount * known.variance[:1, :, seen] + np.float32(2.2) * rows[:1] ** 2
         v = np.concatenate([fleet, own])
-        regret, variance = known.regret.copy(), known.variance.copy()
+        regret, variance, slots = known.regret.copy(), known.variance.copy(), known.slots.copy()
         eta = _eta(v)
         variance[:, :, seen] = v
         regret[:, :, seen] = discount * regret[:, :, seen] + rows - eta * rows * rows
-        return replace(known, regret=regret, variance=variance)
+        slots[:, :, seen] = discount * slots[:, :, seen] + np.any(rows != 0, axis=-1)
+        return replace(known, regret=regret, variance=variance, slots=slots)
 
     def pack(self) -> bytes:
         """The knowledge as bytes, for storage."""
@@ -208,20 +219,20 @@ def combine(
     return np.sort(mixed, axis=-1)
 
 
-def _aggregate(regret: Float32Array, variance: Float32Array) -> Float32Array:
-    """w ~ eta * exp(eta * R), mixed with an equal share, over axis 1 (K).
+def _shares(eta: Float32Array, exponent: Float32Array) -> Float32Array:
+    """w ~ eta * exp(exponent), mixed with an equal share, over axis 1 (K)."""
+    factor = np.where(eta > 0, eta, 1) * np.exp(exponent - exponent.max(1, keepdims=True))
+    share = factor / factor.sum(1, keepdims=True)
+    mixed: Float32Array = (1 - np.float32(SHARE)) * share + np.float32(SHARE / eta.shape[1])
+    return mixed
 
-    A member of whom nothing is known is as sure of itself as the others are, and no better.
-    """
+
+def _or_typical(variance: Float32Array) -> Float32Array:
+    """V, that of a member of whom nothing is known being what the others' is, over axis 1 (K)."""
     unknown = variance <= 0
     known = np.where(unknown, 0, variance).sum(1, keepdims=True)
     typical = known / np.maximum(1, (~unknown).sum(1, keepdims=True, dtype=np.float32))
-    eta = _eta(np.where(unknown, typical, variance))
-    exponent = eta * regret
-    factor = np.where(eta > 0, eta, 1) * np.exp(exponent - exponent.max(1, keepdims=True))
-    share = factor / factor.sum(1, keepdims=True)
-    mixed: Float32Array = (1 - np.float32(SHARE)) * share + np.float32(SHARE / regret.shape[1])
-    return mixed
+    return np.where(unknown, typical, variance)
 
 
 def _eta(variance: Float32Array) -> Float32Array:

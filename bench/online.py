@@ -33,11 +33,13 @@ from forecast.metrics import Score, known_mean
 
 _QUICK_SERVERS, _QUICK_DAYS = 12, 10.0
 _QUICK_ROWS = tuple(row.name for row in ROWS if row.run in ("frozen", "default"))
-_WIDE = 180
+_USUAL = ("frozen", "naive", "default", "leaky")
+_WIDE = 200
 _COLUMNS = (
     ("wql", 5), ("wql_1", 5), ("wql_6", 5), ("wql_12", 5), ("mae", 4), ("mase", 4), ("gain", 4),
     ("gain_low", 4), ("gain_high", 4), ("coverage_error", 4), ("worst_day_coverage", 3),
-    ("worst_server", 3), ("promoted", 0), ("updates", 0), ("cpu_s", 0),
+    ("worst_server", 3), ("promoted", 0), ("updates", 0), ("cpu_s", 0), ("cost_ratio", 2),
+    ("closed", 2), ("adaptation_h", 0), ("never_adapted", 0), ("revisit_ratio", 3),
 )  # fmt: skip
 
 
@@ -60,7 +62,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--scenario", default="natural", choices=names())
     parser.add_argument("--servers", type=int, help="The first so many by name.")
     parser.add_argument("--days", type=float, help="Stream only so many days.")
-    parser.add_argument("--rows", default="", help="Only these rows, comma-separated.")
+    parser.add_argument("--rows", default="", help="Only these, comma-separated; or all.")
     parser.add_argument("--seeds", type=int, default=1, help="So many base models.")
     parser.add_argument("--config", type=Path, action="append", default=[])
     parser.add_argument("--cache", type=Path, default=Path(".fleetcast/bench-cache"))
@@ -85,7 +87,12 @@ def _bench(options: argparse.Namespace, began: float) -> dict[str, Any]:
             _say(options, f"{outcome.run} (seed {outcome.seed}): {outcome.seconds:.0f} s")
             if outcome.last_failure is not None:
                 print(f"bench-online: {outcome.run}: {outcome.last_failure}", file=sys.stderr)
-    table = Table(sorted(done, key=lambda one: (one.run, one.seed)), scale_of(stream), rows=rows)
+    table = Table(
+        sorted(done, key=lambda one: (one.run, one.seed)),
+        scale_of(stream),
+        rows=rows,
+        drifts=stream.drifts,
+    )
     _picture(options, table, stream)
     if not options.json:
         Console(width=_WIDE).print(_printed(table, stream))
@@ -106,7 +113,8 @@ def _bench(options: argparse.Namespace, began: float) -> dict[str, Any]:
 def _rows(options: argparse.Namespace) -> tuple[Row, ...]:
     known = {row.name: row for row in ROWS}
     asked = [name.strip() for name in options.rows.split(",") if name.strip()]
-    wanted = asked or (_QUICK_ROWS if options.quick else tuple(known))
+    usual = _QUICK_ROWS if options.quick else tuple(row.name for row in ROWS if row.run in _USUAL)
+    wanted = list(known) if asked == ["all"] else asked or usual
     if unknown := sorted(set(wanted) - set(known)):
         raise ConfigError(f"--rows: no {', '.join(unknown)}; there are {', '.join(known)}")
     return tuple(row for row in ROWS if row.name in wanted or row == FROZEN)

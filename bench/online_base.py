@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,24 @@ def base_model(config: Config, replay: Replay) -> Artifact:
     return base_at(config, history, slot, arguments.settings(config).seed)
 
 
+def oracle_model(config: Config, replay: Replay, from_slot: int) -> Artifact:
+    """LEAKY: the base recipe on the stream from a slot on, labels included, to its end.
+
+    Its manifest says that it was trained before the stream, so that it serves from its start.
+    """
+    whole = replace(replay, start_slot=replay.end_slot)
+    days = (replay.end_slot - replay.first_slot) * config.panel.step // 86400 + 2
+    kept = config.buffer.model_copy(update={"history_days": days})
+    history = history_of(config.model_copy(update={"buffer": kept}), whole)
+    end, settings = history.closed_slot, arguments.settings(config)
+    if end is None:
+        raise DataError("no slot of the stream is closed: there is nothing to learn from")
+    since = (end - from_slot) // settings.per_hour - settings.holdout_hours
+    if since < 1:
+        raise DataError("the stream ends too early after its first drift to train an oracle")
+    return base_at(config, history, end, settings.seed, hours=since, told=replay.start_slot - 1)
+
+
 def cached_base(config: Config, replay: Replay, cache: Path | None) -> tuple[Artifact, bool]:
     """The base model and whether it came from the folder; None keeps nothing.
 
@@ -51,19 +70,31 @@ def cached_base(config: Config, replay: Replay, cache: Path | None) -> tuple[Art
     return made, False
 
 
-def base_at(config: Config, history: Buffer, slot: int, seed: int) -> Artifact:
-    """A model trained on what is known at a slot; raises TrainingError as `base_model`."""
+def base_at(
+    config: Config,
+    history: Buffer,
+    slot: int,
+    seed: int,
+    *,
+    hours: int | None = None,
+    told: int | None = None,
+) -> Artifact:
+    """A model trained on the last `hours` known at a slot; raises TrainingError as `base_model`.
+
+    None: on all that is kept. `told` is the slot that its manifest says instead.
+    """
     settings = arguments.settings(config)
     windows = history.draw(
         as_of=slot,
-        hours=settings.history_hours,
+        hours=settings.history_hours if hours is None else hours,
         count=settings.base_windows,
         seed=seed,
         holdout_hours=settings.holdout_hours,
     )
     holdout = history.holdout(as_of=slot, hours=settings.holdout_hours, every=settings.horizon)
     trainer = make_trainer(**{**arguments.trainer(config), "workers": None})
-    return trainer.train_base(BaseJob(f"base-{slot}", slot, seed), windows, holdout).artifact
+    job = BaseJob(f"base-{slot}", slot if told is None else told, seed)
+    return trainer.train_base(job, windows, holdout).artifact
 
 
 def _digest(config: Config, replay: Replay) -> str:

@@ -7,6 +7,10 @@ Most rows of the table are members of one run. What differs between runs is what
     naive     an update every hour on the sliding window up to now, and no gate
     leaky     LEAKY: the same on the windows that will be forecast until the next update, their
               labels included: what the literature does at every slot, at the pace of naive
+    oracle    LEAKY: frozen, with a base model of the days after the first drift
+    periodic  a retrain from nothing every day on all that is kept, and no updates
+    others    the default with one thing changed: another strategy, another moving part, a safeguard
+              more or less
 """
 
 from __future__ import annotations
@@ -26,11 +30,13 @@ import torch
 
 from actors.backtest import play, tally_of
 from actors.buffer import BufferActor
-from bench.online_base import cached_base
+from bench.online_base import cached_base, oracle_model
 from bench.online_rows import FreshBuffer, LeakyBuffer
 from bench.scenarios import Scenario, Scored, scenario
+from forecast.artifact import Artifact
 from forecast.config import Config
 from forecast.config_files import load
+from forecast.errors import ConfigError
 from forecast.record import ForecastBlock
 from forecast.tally import Tally
 
@@ -42,10 +48,25 @@ _HOURLY: Mapping[str, Any] = {
     "enable_validation": False,
     "retrain_interval_hours": 0,
 }
+_ON: Mapping[str, Any] = {"enabled": True}
 RUNS: Mapping[str, Mapping[str, Any]] = {
+    "periodic": {**_ON, "strategy": "periodic", "retrain_interval_hours": 24},
     "naive": _HOURLY,
     "leaky": {**_HOURLY, "sliding_window_hours": 1},
-    "default": {"enabled": True},
+    "ensemble": {**_ON, "strategy": "ensemble"},
+    "replay": {**_ON, "strategy": "replay"},
+    "sliding_window": {**_ON, "strategy": "sliding_window"},
+    "last_layers": {**_ON, "moving": "last_layers"},
+    "adapter": {**_ON, "moving": "adapter"},
+    "ewc": {**_ON, "ewc_weight": 1.0},
+    "distillation": {**_ON, "distillation_weight": 0.5},
+    "warm_restarts": {**_ON, "warm_restart_steps": 10},
+    "active": {**_ON, "active_learning": True},
+    "no_gate": {**_ON, "enable_validation": False},
+    "no_drift": {**_ON, "drift_detection_enabled": False},
+    "no_clipping": {**_ON, "gradient_clip_val": 1e6},
+    "default": _ON,
+    "oracle": {"enabled": False},
     "frozen": {"enabled": False},
 }
 """What each run says of `[online_learning]`, the longest first."""
@@ -97,6 +118,8 @@ class Outcome:
     run: str
     seed: int
     tally: Tally
+    hours: Tally | None
+    """By hour, of the servers that drift only; None where none does."""
     updates: tuple[tuple[int, str], ...]
     """(slot, verdict) of every update, in order."""
     last_failure: str | None
@@ -128,9 +151,10 @@ def one(wishes: Wishes, run: str, seed: int) -> Outcome:
     began = time.monotonic()
     stream = wishes.stream()
     config = wishes.config(stream, run=run, seed=seed)
-    base, _ = cached_base(config, stream.replay, wishes.cache)
+    base = _base(config, stream, run, wishes.cache)
     tally = tally_of(config, stream.replay)
     counted = tally if stream.scored is None else Restricted(tally, stream.scored)
+    hours = _hours(config, stream)
     buffers: dict[str, Callable[..., Any]] = {
         "naive": FreshBuffer,
         "leaky": partial(LeakyBuffer, replay=stream.replay, reach=_foresight(config)),
@@ -140,7 +164,7 @@ def one(wishes: Wishes, run: str, seed: int) -> Outcome:
         play(
             config,
             stream.replay,
-            [counted],
+            [counted] if hours is None else [counted, hours],
             stream_days=config.buffer.history_days * 1000.0,  # as far as the stream goes
             base=base,
             buffer=buffers.get(run, BufferActor),
@@ -151,12 +175,37 @@ def one(wishes: Wishes, run: str, seed: int) -> Outcome:
         run=run,
         seed=seed,
         tally=tally,
+        hours=None if hours is None else hours.tally,
         updates=tuple(updates[1:]),  # the first is the base
         last_failure=told["last_failure"],
         steps=told["streamed_slots"],
         cpu_s=time.process_time() - spent,
         seconds=time.monotonic() - began,
     )
+
+
+def _base(config: Config, stream: Scenario, run: str, cache: Path | None) -> Artifact:
+    if run != "oracle":
+        return cached_base(config, stream.replay, cache)[0]
+    if not stream.drifts:
+        raise ConfigError(f"{stream.name} has no drift, after which an oracle could be trained")
+    return oracle_model(config, stream.replay, stream.drifts[0].from_slot)
+
+
+def _hours(config: Config, stream: Scenario) -> Restricted | None:
+    """A tally by hour of the servers that drift, from the start of the stream on."""
+    named = {name for drift in stream.drifts for name in drift.servers}
+    if not named:
+        return None
+    tally = Tally(
+        targets=config.panel.targets,
+        levels=config.panel.quantiles,
+        horizon=config.panel.horizon_slots,
+        day_slots=max(1, 3600 // config.panel.step),
+        since=stream.replay.start_slot,
+    )
+    span = (stream.replay.start_slot, stream.replay.end_slot)
+    return Restricted(tally, Scored(tuple(sorted(named)), *span))
 
 
 def _foresight(config: Config) -> int:
@@ -169,17 +218,17 @@ class Restricted:
     """Tells a tally only of the servers and slots that are scored."""
 
     def __init__(self, tally: Tally, scored: Scored) -> None:
-        self._tally, self._scored = tally, scored
+        self.tally, self._scored = tally, scored
 
     def issued(self, blocks: Sequence[ForecastBlock]) -> None:
         """All of them: which servers count is seen when they are scored."""
-        self._tally.issued(blocks)
+        self.tally.issued(blocks)
 
     def scored(self, slot: int, servers: Sequence[str], actuals_ST: np.ndarray) -> None:
         """The rows of the servers that count."""
         if self._scored.from_slot <= slot < self._scored.to_slot:
             rows = [at for at, name in enumerate(servers) if name in self._scored.servers]
-            self._tally.scored(slot, [servers[at] for at in rows], actuals_ST[rows])
+            self.tally.scored(slot, [servers[at] for at in rows], actuals_ST[rows])
 
 
 def _prepare(wishes: Wishes, seed: int) -> None:

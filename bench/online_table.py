@@ -15,7 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from bench import adaptation
+from bench.adaptation import Hours
 from bench.online_runs import Outcome
+from bench.scenarios import Change
 from forecast.metrics import Float64Array, Score, central_intervals, known_mean
 
 _STEPS = (1, 6, 12)
@@ -34,6 +37,7 @@ class Row:
     what: str
 
 
+_SERVED = ("ensemble", "champion")
 ROWS = (
     Row("copy_last", "frozen", ("copy_last",), "the newest value"),
     Row("seasonal_naive", "frozen", ("seasonal_naive",), "the same time yesterday"),
@@ -42,7 +46,21 @@ ROWS = (
     Row("frozen_calibrated", "frozen", ("champion_calibrated",), "frozen, calibrated online"),
     Row("frozen_ensemble", "frozen", ("ensemble",), "frozen and experts, learned weights"),
     Row("naive", "naive", ("champion",), "an update every hour, no gate"),
-    Row("default", "default", ("ensemble", "champion"), "the product as configured"),
+    Row("default", "default", _SERVED, "the product as configured"),
+    Row("periodic", "periodic", _SERVED, "a retrain from nothing every day, no updates"),
+    Row("sliding_window", "sliding_window", _SERVED, "updates on the sliding window alone"),
+    Row("replay", "replay", _SERVED, "updates with replay"),
+    Row("versions", "ensemble", _SERVED, "accepted versions stay as members"),
+    Row("last_layers", "last_layers", _SERVED, "updates move the last layers only"),
+    Row("adapter", "adapter", _SERVED, "updates move an output adapter only"),
+    Row("ewc", "ewc", _SERVED, "default and EWC"),
+    Row("distillation", "distillation", _SERVED, "default and distillation"),
+    Row("warm_restarts", "warm_restarts", _SERVED, "default and warm restarts"),
+    Row("active", "active", _SERVED, "default, learning from uncertain and novel windows only"),
+    Row("no_gate", "no_gate", _SERVED, "default without the gate's accuracy test"),
+    Row("no_drift", "no_drift", _SERVED, "default without drift detection"),
+    Row("no_clipping", "no_clipping", _SERVED, "default without gradient clipping"),
+    Row("oracle", "oracle", ("champion",), "LEAKY: trained on what came after the drift"),
     Row("leaky", "leaky", ("champion",), "LEAKY upper bound: as naive, with labels of the future"),
 )
 
@@ -60,10 +78,11 @@ class Table:
         scale: Mapping[tuple[str, str], float],
         *,
         rows: Sequence[Row] = ROWS,
+        drifts: Sequence[Change] = (),
         seed: int = 0,
     ) -> None:
         self._outcomes, self._scale, self._seed = tuple(outcomes), scale, seed
-        self.rows = tuple(rows)
+        self.rows, self._drifts = tuple(rows), tuple(drifts)
         self.levels = self._outcomes[0].tally.levels if self._outcomes else ()
 
     def member(self, row: Row) -> str | None:
@@ -131,6 +150,8 @@ class Table:
             "promoted": sum(verdict == "promoted" for one in runs for _, verdict in one.updates),
             "updates": sum(len(one.updates) for one in runs),
             "cpu_s": round(sum(one.cpu_s for one in runs), 1),
+            "cost_ratio": self._cost(row.run),
+            **self._adapted(row),
         }
 
     def gain(self, row: Row, against: Row) -> dict[str, float | None]:
@@ -143,6 +164,43 @@ class Table:
         _, theirs = self.by_day(against.run, other)
         gain, low, high = paired_gain(ours.sum(2), theirs.sum(2), self.levels, self._seed)
         return {"gain": gain, "gain_low": low, "gain_high": high}
+
+    def _cost(self, run: str) -> float | None:
+        """CPU time that learning added to a run, over what a retrain every day adds."""
+        spent = {
+            name: sum(one.cpu_s for one in self._outcomes if one.run == name)
+            for name in (run, FROZEN.run, "periodic")
+        }
+        if not all(spent.values()):
+            return None
+        mine, frozen, daily = spent[run], spent[FROZEN.run], spent["periodic"]
+        return (mine - frozen) / (daily - frozen) if daily > frozen else None
+
+    def _adapted(self, row: Row) -> dict[str, float | None]:
+        """How the row stands to drifts; None without one, or without what it is compared with."""
+        mine, frozen, oracle = (self._hours(each) for each in (row, FROZEN, ORACLE))
+        drifts = self._drifts
+        told: dict[str, float | None] = dict.fromkeys(ADAPTED)
+        if mine is None or frozen is None:
+            return told
+        told["revisit_ratio"] = adaptation.revisit(mine, frozen, drifts)
+        if oracle is None:
+            return told
+        hours = adaptation.adaptation(mine, oracle, drifts)
+        told["headroom"] = adaptation.headroom(frozen, oracle, drifts)
+        told["closed"] = adaptation.closed(mine, frozen, oracle, drifts)
+        if hours:
+            told["adaptation_h"] = finite(float(np.median(hours)))
+            told["never_adapted"] = float(np.isinf(hours).sum())
+        return told
+
+    def _hours(self, row: Row) -> Hours | None:
+        """Hour by hour, of the servers that drift; None when the row was not run."""
+        member = self.member(row)
+        if member is None:
+            return None
+        runs = [one.hours for one in self._outcomes if one.run == row.run and one.hours is not None]
+        return Hours.together([Hours.of(each, member) for each in runs]) if runs else None
 
     def _coverage(self, sums: Float64Array) -> Float64Array:
         """The share inside the central interval of 0.8 (else the widest) of sums [N, F]."""
@@ -181,7 +239,9 @@ class Table:
         return (None, None) if worst is None else (found[worst], worst)
 
 
+ADAPTED = ("headroom", "closed", "adaptation_h", "never_adapted", "revisit_ratio")
 FROZEN = next(row for row in ROWS if row.name == "frozen")
+ORACLE = next(row for row in ROWS if row.name == "oracle")
 DEFAULT = next(row for row in ROWS if row.name == "default")
 
 
@@ -208,12 +268,16 @@ def line(table: Table, about: Mapping[str, Any]) -> dict[str, Any]:
     told.update(learning_gain(table))
     for name in ("worst_server", "worst_server_name", "coverage_error", "worst_day_coverage"):
         told[name] = default.get(name)
+    for name in (*ADAPTED, "cost_ratio"):
+        told[name] = default.get(name)
     for name, figures in every.items():
         for key in ("wql", "mae", "mase", "gain", "coverage_error", "cpu_s"):
             told.setdefault(f"{name}_{key}", None if figures is None else figures[key])
     counted = {figures["n"] for figures in every.values() if figures is not None}
     told["same_cells"] = len(counted) <= 1
     told["promoted"], told["updates"] = default.get("promoted"), default.get("updates")
+    if told["promoted"] is not None:
+        told["rejected"] = told["updates"] - told["promoted"]
     return told
 
 
@@ -234,6 +298,11 @@ def paired_gain(
     ]
     low, high = np.quantile(1 - resampled[0] / resampled[1], _INTERVAL)
     return float(gain), float(low), float(high)
+
+
+def finite(value: float) -> float | None:
+    """The number; None where it is none: JSON knows no infinity."""
+    return value if np.isfinite(value) else None
 
 
 def mean_wql(sums_BTF: Float64Array, levels: Sequence[float]) -> Float64Array:

@@ -7,16 +7,14 @@ draws nothing at random. `incident` columns stay hidden, as in every file.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bench.changes import CHANGES, DRIFTS, deviation, places_of, span_of
 from connect.files import FileSource
 from connect.grid import GridSource
 from connect.infer import infer_metric
@@ -25,10 +23,7 @@ from forecast.clock import slots_per_day
 from forecast.config import seconds
 from forecast.errors import ConfigError, DataError
 
-FloatArray = NDArray[np.float32]
-
 _FILE = Path(__file__).with_name("scenarios.toml")
-_PARTS = {"first half": (0.0, 0.5), "second half": (0.5, 1.0), "last quarter": (0.75, 1.0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +33,16 @@ class Scored:
     servers: tuple[str, ...]
     from_slot: int
     to_slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Servers that become others in slots [from_slot, to_slot); to the end without the latter."""
+
+    kind: str
+    servers: tuple[str, ...]
+    from_slot: int
+    to_slot: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,8 @@ class Scenario:
     """None: everything that is streamed."""
     marks: tuple[tuple[int, str], ...]
     """(slot, what begins there), for the picture."""
+    drifts: tuple[Change, ...] = ()
+    """The changes after which what was learned before holds no more, by their first slots."""
 
 
 def names() -> tuple[str, ...]:
@@ -97,16 +104,25 @@ def scenario(
     if plan.get("z_scores", False):
         grid = _z_scores(grid, start)
     marks: list[tuple[int, str]] = []
+    drifts: list[Change] = []
     for change in plan.get("changes", []):
-        grid = _CHANGES[change["kind"]](grid, change, start)
+        grid = CHANGES[change["kind"]](grid, change, start)
         if "from_day" in change:
             marks.append((grid.first_slot + round(change["from_day"] * day), change["kind"]))
+        if change["kind"] in DRIFTS:
+            drifts.append(_drift(grid, change))
     first = grid.first_slot
     stream = Replay(
         f"online-{name}", grid, grid.schema, first, first + start, first + len(grid.values)
     )
     return Scenario(
-        name, plan["what"], stream, plan.get("config", {}), _scored(plan, grid), tuple(marks)
+        name,
+        plan["what"],
+        stream,
+        plan.get("config", {}),
+        _scored(plan, grid),
+        tuple(marks),
+        tuple(sorted(drifts, key=lambda drift: drift.from_slot)),
     )
 
 
@@ -123,148 +139,17 @@ def _scored(plan: Mapping[str, Any], grid: GridSource) -> Scored | None:
         return None
     asked, day = plan["scored"], slots_per_day(grid.schema.step_seconds)
     return Scored(
-        tuple(grid.servers[at] for at in _places(grid, asked)),
+        tuple(grid.servers[at] for at in places_of(grid, asked)),
         grid.first_slot + round(asked["from_day"] * day),
         grid.first_slot + round(asked["to_day"] * day),
     )
 
 
-def _places(grid: GridSource, change: Mapping[str, Any]) -> list[int]:
-    """The servers meant, those that there are."""
-    wanted, count = change["servers"], len(grid.servers)
-    if isinstance(wanted, str):
-        low, high = _PARTS[wanted]
-        return list(range(round(low * count), round(high * count)))
-    return [at for at in wanted if at < count]
-
-
-def _span(grid: GridSource, change: Mapping[str, Any]) -> slice:
-    """The slots [from_day, to_day) of a change; to the end without the latter."""
-    day = slots_per_day(grid.schema.step_seconds)
-    end = change.get("to_day")
-    return slice(round(change.get("from_day", 0) * day), None if end is None else round(end * day))
-
-
-def _changed(grid: GridSource, places: list[int], span: slice, values: FloatArray) -> GridSource:
-    """The grid with other values [., S', M] of some servers in a span, kept within the bounds."""
-    metrics = grid.schema.metrics
-    lower = [-np.inf if metric.lower is None else metric.lower for metric in metrics]
-    upper = [np.inf if metric.upper is None else metric.upper for metric in metrics]
-    made = grid.values.copy()
-    made[span, places] = np.clip(values, np.array(lower, np.float32), np.array(upper, np.float32))
-    return replace(grid, values=made)
-
-
-def _splice(grid: GridSource, change: Mapping[str, Any], start: int) -> GridSource:
-    places, span = _places(grid, change), _span(grid, change)
-    others = [(at + len(grid.servers) // 2) % len(grid.servers) for at in places]
-    return _changed(grid, places, span, grid.values[span][:, others])
-
-
-def _scale(grid: GridSource, change: Mapping[str, Any], start: int) -> GridSource:
-    places, span = _places(grid, change), _span(grid, change)
-    values = grid.values[span][:, places]
-    over = change.get("over_days", 0) * slots_per_day(grid.schema.step_seconds)
-    share = np.clip(np.arange(1, len(values) + 1) / max(1.0, over), 0.0, 1.0)
-    factor = 1 + (change["factor"] - 1) * share
-    return _changed(grid, places, span, values * factor[:, None, None].astype(np.float32))
-
-
-def _level(grid: GridSource, change: Mapping[str, Any], start: int) -> GridSource:
-    places, span = _places(grid, change), _span(grid, change)
-    more = change["deviations"] * _deviation(grid, start)[places]
-    return _changed(grid, places, span, grid.values[span][:, places] + more)
-
-
-def _phase(grid: GridSource, change: Mapping[str, Any], start: int) -> GridSource:
-    places, span = _places(grid, change), _span(grid, change)
-    late = round(change["hours"] * 3600 / grid.schema.step_seconds)
-    return _changed(grid, places, span, np.roll(grid.values, late, axis=0)[span][:, places])
-
-
-def _profile(grid: GridSource, change: Mapping[str, Any], start: int) -> GridSource:
-    places, span = _places(grid, change), _span(grid, change)
-    angle = 2 * np.pi * (_hours(grid) - change["peak_hour"]) / 24
-    factor = (1 + change["swing"] * np.cos(angle))[span].astype(np.float32)
-    return _changed(grid, places, span, grid.values[span][:, places] * factor[:, None, None])
-
-
-def _job(grid: GridSource, change: Mapping[str, Any], start: int) -> GridSource:
-    """The targets rise by some deviations while the job runs."""
-    places, hours = _places(grid, change), _hours(grid)
-    runs = (hours >= change["hour"]) & (hours < change["hour"] + change["minutes"] / 60)
-    targets = [grid.schema.names.index(name) for name in grid.schema.targets]
-    more = np.zeros(grid.values.shape[1:], np.float32)
-    more[:, targets] = change["deviations"] * _deviation(grid, start)[:, targets]
-    values = grid.values[:, places] + runs[:, None, None] * more[places]
-    return _changed(grid, places, slice(None), values)
-
-
-def _appear(grid: GridSource, change: Mapping[str, Any], start: int) -> GridSource:
-    places, begin = _places(grid, change), _span(grid, change).start
-    made = grid.values.copy()
-    made[:begin, places] = np.nan
-    return replace(grid, values=made)
-
-
-def _rename(grid: GridSource, change: Mapping[str, Any], start: int) -> GridSource:
-    """Each server meant is as many as there are days, one after the other."""
-    places, day = _places(grid, change), slots_per_day(grid.schema.step_seconds)
-    kept = [at for at in range(len(grid.servers)) if at not in places]
-    parts = [grid.values[:, kept]]
-    named, infos = [grid.servers[at] for at in kept], [grid.infos[at] for at in kept]
-    for number, begin in enumerate(range(0, len(grid.values), day)):
-        one = np.full((len(grid.values), len(places), grid.values.shape[2]), np.nan, np.float32)
-        one[begin : begin + day] = grid.values[begin : begin + day, places]
-        parts.append(one)
-        named += [f"{grid.servers[at]}-{number:03d}" for at in places]
-        infos += [grid.infos[at] for at in places]
-    order = np.argsort(np.array(named), kind="stable").tolist()
-    values = np.concatenate(parts, axis=1)[:, order]
-    return replace(
-        grid,
-        values=values,
-        servers=tuple(named[at] for at in order),
-        infos=tuple(infos[at] for at in order),
-    )
-
-
-def _clock(grid: GridSource, change: Mapping[str, Any], start: int) -> GridSource:
-    """What happened at a local time goes on happening at it when the clocks change."""
-    step = grid.schema.step_seconds
-    zones = {info.timezone for info in grid.infos}
-    made = np.empty_like(grid.values)
-    slots = grid.first_slot + np.arange(len(grid.values))
-    for name in zones:
-        zone = ZoneInfo(name)
-        offset = np.array([_offset_s(zone, slot * step) for slot in slots.tolist()])
-        late = np.round((offset[0] - offset) / step).astype(np.int64)
-        places = [at for at, info in enumerate(grid.infos) if info.timezone == name]
-        rows = np.clip(np.arange(len(slots)) - late, 0, len(slots) - 1)
-        made[:, places] = grid.values[rows][:, places]
-    return replace(grid, values=made)
-
-
-def _offset_s(zone: ZoneInfo, moment_s: int) -> float:
-    offset = datetime.fromtimestamp(moment_s, UTC).astimezone(zone).utcoffset()
-    return 0.0 if offset is None else offset.total_seconds()
-
-
-def _hours(grid: GridSource) -> NDArray[np.float64]:
-    """The hour of the day [W] in UTC, with its fraction."""
-    slots = grid.first_slot + np.arange(len(grid.values))
-    hours: NDArray[np.float64] = slots * grid.schema.step_seconds % 86400 / 3600
-    return hours
-
-
-def _deviation(grid: GridSource, start: int) -> FloatArray:
-    """Each server's standard deviation [S, M] over the history; 0 where nothing is known of it."""
-    known = grid.values[:start].astype(np.float64)
-    count = np.isfinite(known).sum(0)
-    mean = np.nansum(known, axis=0) / np.maximum(count, 1)
-    spread = np.sqrt(np.nansum((known - mean) ** 2, axis=0) / np.maximum(count, 1))
-    made: FloatArray = spread.astype(np.float32)
-    return made
+def _drift(grid: GridSource, change: Mapping[str, Any]) -> Change:
+    span = span_of(grid, change)
+    end = None if span.stop is None else grid.first_slot + span.stop
+    named = tuple(grid.servers[at] for at in places_of(grid, change))
+    return Change(change["kind"], named, grid.first_slot + span.start, end)
 
 
 def _later(grid: GridSource, days: int) -> GridSource:
@@ -276,22 +161,9 @@ def _later(grid: GridSource, days: int) -> GridSource:
 def _z_scores(grid: GridSource, start: int) -> GridSource:
     """Each metric of each server in deviations around its mean, both of the history."""
     mean = np.nanmean(grid.values[:start].astype(np.float64), axis=0)
-    values = ((grid.values - mean) / np.maximum(_deviation(grid, start), 1e-9)).astype(np.float32)
+    values = ((grid.values - mean) / np.maximum(deviation(grid, start), 1e-9)).astype(np.float32)
     metrics = tuple(
         infer_metric(name, column[np.isfinite(column)])
         for name, column in zip(grid.schema.names, np.moveaxis(values, 2, 0), strict=True)
     )
     return replace(grid, values=values, schema=replace(grid.schema, metrics=metrics))
-
-
-_CHANGES: dict[str, Callable[[GridSource, Mapping[str, Any], int], GridSource]] = {
-    "splice": _splice,
-    "scale": _scale,
-    "level": _level,
-    "phase": _phase,
-    "profile": _profile,
-    "job": _job,
-    "appear": _appear,
-    "rename": _rename,
-    "clock": _clock,
-}

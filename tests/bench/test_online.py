@@ -44,7 +44,7 @@ def played(error, *, seed=0, restricted=None, members=("champion", "copy_last"))
 def outcome(run, error, seed=0, **more):
     updates = ((4, "promoted"), (8, "rejected"))
     tally = played(error, seed=seed, **more)
-    return Outcome(run, seed, tally, updates, None, DAYS * SLOTS, cpu_s=1.0, seconds=2.0)
+    return Outcome(run, seed, tally, None, updates, None, DAYS * SLOTS, cpu_s=1.0, seconds=2.0)
 
 
 def row(name):

@@ -47,6 +47,8 @@ class RawWindows:
     """[N, L+H, M] the value one week before each slot."""
     spread: FloatArray
     """[N, M] long-run deviation of the server's metric in the metric's transformed space."""
+    weight: FloatArray | None = None
+    """[N] how much a window counts in training; None: all alike, 1."""
 
     def __post_init__(self) -> None:
         count, length = len(self.servers), self.context + self.horizon
@@ -60,6 +62,8 @@ class RawWindows:
             "weekly": (self.weekly.shape, shape),
             "spread": (self.spread.shape, (count, len(self.metrics))),
         }
+        if self.weight is not None:
+            wanted["weight"] = (self.weight.shape, (count,))
         for name, (got, need) in wanted.items():
             if got != need:
                 raise ValueError(f"windows of {count} servers: {name} is {got}, need {need}")
@@ -81,6 +85,7 @@ class RawWindows:
             daily=self.daily[rows],
             weekly=self.weekly[rows],
             spread=self.spread[rows],
+            weight=None if self.weight is None else self.weight[rows],
         )
 
     def parts(self, size: int) -> Iterator[RawWindows]:
@@ -100,6 +105,7 @@ class RawWindows:
             daily=self.daily[rows],
             weekly=self.weekly[rows],
             spread=self.spread[rows],
+            weight=None if self.weight is None else self.weight[rows],
         )
 
     @staticmethod
@@ -123,7 +129,18 @@ class RawWindows:
             daily=np.concatenate([part.daily for part in parts]),
             weekly=np.concatenate([part.weekly for part in parts]),
             spread=np.concatenate([part.spread for part in parts]),
+            weight=_joined([part.weight for part in parts], [len(part) for part in parts]),
         )
+
+
+def _joined(weights: Sequence[FloatArray | None], counts: Sequence[int]) -> FloatArray | None:
+    """Weights of windows put together; those of parts without any are 1."""
+    if all(weight is None for weight in weights):
+        return None
+    ones = [np.ones(count, np.float32) for count in counts]
+    return np.concatenate(
+        [one if weight is None else weight for weight, one in zip(weights, ones, strict=True)]
+    )
 
 
 def positions(index: Index, count: int) -> IntArray:

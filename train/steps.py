@@ -101,7 +101,8 @@ def lessons(raw: RawWindows, spec: WindowSpec) -> Lessons:
     An error of one unit is worth its size in natural units at the window's center. Without weights
     an idle server's noise counts as much as a busy one's swings, and a fleet's error in natural
     units (WQL) is the busy ones'; weighed in full, the busy ones alone would be learned. The root
-    lies between; each target's weights are brought to mean 1 and kept within [0.1, 10].
+    lies between; each target's weights are brought to mean 1 and kept within [0.1, 10]. The weights
+    that windows bring along come on top.
     """
     windows = transform(raw, spec)
     metrics = [spec.metrics[column] for column in spec.target_columns]
@@ -110,7 +111,8 @@ def lessons(raw: RawWindows, spec: WindowSpec) -> Lessons:
     slope_NT = np.exp(np.where(logs, np.minimum(windows.center, _LARGEST_LOG), 0.0))
     worth_NT = np.sqrt(windows.scale * slope_NT)
     share_NT = worth_NT / np.maximum(worth_NT.mean(axis=0), np.finfo(np.float64).tiny)
-    return Lessons(windows, np.clip(share_NT, *_WEIGHTS).astype(np.float32))
+    weight_NT = np.clip(share_NT, *_WEIGHTS).astype(np.float32)
+    return Lessons(windows, weight_NT if raw.weight is None else weight_NT * raw.weight[:, None])
 
 
 def training_loss(

@@ -55,7 +55,15 @@ def buffer(config: Config) -> dict[str, Any]:
         "owner": _owner(config),
         "learning_free_bytes": config.limits.learning_free_mb * _MIB,
         "ingest_free_bytes": config.limits.ingest_free_mb * _MIB,
+        "replay_windows": _replay(config)[0],
     }
+
+
+def _replay(config: Config) -> tuple[int, float]:
+    """Windows of the replay table and its share of an update; 0 where no strategy draws from it."""
+    online = config.online_learning
+    used = online.strategy == "replay"
+    return (online.replay_buffer_size, online.replay_sample_ratio) if used else (0, 0.0)
 
 
 def ledger(config: Config) -> dict[str, Any]:
@@ -103,6 +111,7 @@ def trainer(config: Config) -> dict[str, Any]:
         "device": config.trainer.device,
         "precision": config.trainer.precision,
         "serving": config.serve.precision,
+        "uncertainty": online.uncertainty_threshold if online.active_learning else None,
         "workers": _workers(config) if config.trainer.workers else None,
     }
 
@@ -143,6 +152,7 @@ def settings(config: Config) -> Settings:
         min_samples=online.min_samples_for_update,
         window_hours=online.sliding_window_hours,
         windows_per_update=online.windows_per_update,
+        replay_ratio=_replay(config)[1],
         holdout_hours=online.gate_holdout_hours,
         history_hours=config.buffer.history_days * 24,
         validate=online.enable_validation,

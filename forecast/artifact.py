@@ -55,8 +55,9 @@ class Artifact:
     """A stored model: what it is, and its weights and probe as safetensors bytes.
 
     Manifest keys: format, fingerprint (of the schema), model (`ModelSpec.to_json`), probe (names
-    of its windows), lineage, metrics, serving (what its forms cost; may be absent), sha256 (of
-    `weights`), created_at, versions (of libraries).
+    of its windows), lineage, metrics, serving (what its forms cost; may be absent), known (what was
+    usual in its training; with active learning), sha256 (of `weights`), created_at, versions (of
+    libraries).
     """
 
     manifest: dict[str, Any]
@@ -72,12 +73,13 @@ def pack(
     probe: RawWindows,
     created_at: str,
     serving: Mapping[str, Any] | None = None,
+    known: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """The model as an artifact; the same model and arguments give the same bytes.
 
     `probe` holds a few windows, `created_at` an ISO 8601 time, `serving` what the serving forms
-    cost (`forecast.serving_cost.costs`). Raises ArtifactError when a weight or a quantile of the
-    probe is not finite: such a model cannot serve.
+    cost (`forecast.serving_cost.costs`), `known` what updates of it go by. Raises ArtifactError
+    when a weight or a quantile of the probe is not finite: such a model cannot serve.
     """
     from forecast.model import Model
 
@@ -106,6 +108,7 @@ def pack(
         "sha256": sha256(data),
         "created_at": created_at,
         "versions": {library: version(library) for library in _LIBRARIES},
+        **({} if known is None else {"known": known}),
     }
     return Artifact(manifest=plain(manifest), weights=data)
 

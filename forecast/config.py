@@ -179,10 +179,18 @@ class OnlineLearning(Section):
     """How the model keeps learning; names and integers are the user's."""
 
     enabled: bool = False
-    strategy: Literal["sliding_window"] = "sliding_window"
+    strategy: Literal["sliding_window", "replay"] = "sliding_window"
     update_frequency_minutes: int = Field(default=60, ge=1)
     min_samples_for_update: int = Field(default=1000, ge=1)
     sliding_window_hours: int = Field(default=168, ge=1)
+    replay_buffer_size: int = Field(default=50_000, ge=64)
+    """Windows that the replay table holds; they outlive `buffer.history_days`."""
+    replay_sample_ratio: float = Field(default=0.3, gt=0, lt=1)
+    """Share of an update's windows that `replay` takes from that table."""
+    active_learning: bool = False
+    """Learn only from windows that the champion is unsure of, or has not seen the like of."""
+    uncertainty_threshold: float = Field(default=0.7, ge=0, lt=1)
+    """Rank of a window's interval width, among its server's, from which on it counts as unsure."""
     online_learning_rate: float = Field(default=1e-3, gt=0)
     online_epochs: int = Field(default=5, ge=1)
     online_batch_size: int = Field(default=64, ge=1)

@@ -22,6 +22,7 @@ from forecast.model import Model, ModelSpec
 from forecast.schema import Schema
 from forecast.serving_cost import costs
 from forecast.windows import RawWindows, WindowSpec
+from train import active
 from train.gate import Evidence
 from train.learner import Learner
 from train.paired import measure
@@ -36,6 +37,8 @@ OnWorkers = Callable[
 log = logging.getLogger("fleetcast.trainer")
 
 _PROBE_WINDOWS = 2
+_KNOWN_WINDOWS = 2048
+"""Of a training from nothing, in which they come in random order: so many show what is usual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +94,12 @@ class Trainer:
         serving: ServingPrecision = "float32",
         bar: bool = False,
         on_workers: OnWorkers | None = None,
+        uncertainty: float | None = None,
     ) -> None:
         """`on_workers`, where given, trains from nothing; updates are always trained here.
 
-        `precision` is that of training, `serving` that in which versions serve and are judged.
+        `precision` is that of training, `serving` that in which versions serve and are judged. With
+        `uncertainty`, a rank, updates learn from uncertain and novel windows alone.
         """
         self._schema = schema
         self._context, self._horizon = context, horizon
@@ -105,6 +110,7 @@ class Trainer:
         self._run = Run(device=device, precision=precision, bar=bar, on_progress=self._tell)
         self._on_workers = on_workers
         self._serving = serving
+        self._uncertainty = uncertainty
         self._learner = Learner(device=device, precision=precision, **learner)
         self._progress: dict[str, Any] = {}
 
@@ -129,21 +135,28 @@ class Trainer:
         # Its weights were chosen by how well they forecast the validation windows.
         seen = int(validation.origin.max()) + validation.horizon
         lineage = {"kind": job.kind, "parent": job.parent, "validated_to_slot": seen}
-        return self._result(job, lineage, model, asdict(report), windows)
+        known = self._known(model, windows.rows(slice(_KNOWN_WINDOWS)))
+        return self._result(job, lineage, model, asdict(report), windows, known)
 
     def update(self, job: UpdateJob, champion: Artifact, windows: RawWindows) -> Result:
-        """A challenger from the champion; raises TrainingError when it did not stay finite."""
+        """A challenger from the champion; raises TrainingError when it did not stay finite.
+
+        Raises NothingNew when active learning finds too little to learn.
+        """
         if not windows.servers:
             raise TrainingError(f"{job.update_id}: no training windows")
         parent = unpack(champion, fingerprint=None, precision=None)
-        readable = self._fit(parent).windows(windows)
+        choice = self._choice(parent, champion, windows)
+        learned = windows if choice is None else windows.select(choice.rows)
+        readable = self._fit(parent).windows(learned)
         self._progress = {"update_id": job.update_id}
         try:
             model, report = self._learner.update(parent, readable, seed=job.seed)
         finally:
             self._progress = {}
         lineage = {"kind": "update", "parent": job.parent}
-        return self._result(job, lineage, model, asdict(report), readable)
+        told = asdict(report) | ({} if choice is None else {"active": choice.report()})
+        return self._result(job, lineage, model, told, readable, self._known(model, windows))
 
     def judge(
         self,
@@ -181,6 +194,29 @@ class Trainer:
         """What is being trained now; empty when nothing is."""
         return dict(self._progress)
 
+    def _choice(
+        self, parent: Model, champion: Artifact, windows: RawWindows
+    ) -> active.Choice | None:
+        """What an update learns from; None: from all of it."""
+        if self._uncertainty is None:
+            return None
+        forecast = self._fit(parent).predict(parent, windows)
+        known = champion.manifest.get("known")
+        return active.choose(
+            windows,
+            forecast,
+            self._schema,
+            threshold=self._uncertainty,
+            known=None if known is None else active.Known.from_json(known),
+        )
+
+    def _known(self, model: Model, windows: RawWindows) -> dict[str, Any] | None:
+        """What was usual in a training, for the manifest of the version that comes of it."""
+        if self._uncertainty is None:
+            return None
+        forecast = self._fit(model).predict(model, windows)
+        return active.Known.of(windows, forecast, self._schema).to_json()
+
     def _forecast(self, artifact: Artifact, holdout: RawWindows) -> NDArray[np.float32]:
         """Quantiles [N, H, T, Q] in natural units, in the form in which versions serve."""
         model = unpack(artifact, fingerprint=None, precision=self._serving)
@@ -217,6 +253,7 @@ class Trainer:
         model: Model,
         report: dict[str, Any],
         windows: RawWindows,
+        known: Mapping[str, Any] | None,
     ) -> Result:
         lineage = {
             **origin,
@@ -233,6 +270,7 @@ class Trainer:
             fingerprint=self._schema.fingerprint(),
             lineage=lineage,
             metrics=report,
+            known=known,
             serving=costs(model, windows),
             probe=windows.select(np.arange(min(_PROBE_WINDOWS, len(windows)))),
             # Event time, so that the same job gives the same bytes; the audit log has the clock.

@@ -127,7 +127,7 @@ class ReplayTable:
     def insert(self, offer: Offer, *, losses: FloatArray | None, seed: int) -> None:
         """Take windows in, or let them go by lot; one that is in stays as it is.
 
-        A loss [N] that is known, not NaN, sets the window's priority, also of one that is in.
+        A loss [N] that is finite sets the window's priority, also of one that is in.
         """
         owners = np.array([self._number(owner) for owner in offer.owners], dtype=np.int64)
         self._usual.ensure(len(self._owners))
@@ -138,7 +138,7 @@ class ReplayTable:
         rng = np.random.default_rng(seed)
         for at in range(len(offer)):
             whose, loss = int(owner[at]), float(given[at])
-            priority = None if np.isnan(loss) else self._usual.priority(whose, loss)
+            priority = self._usual.priority(whose, loss) if np.isfinite(loss) else None
             row = int(places[at])
             if row < 0:
                 regime = self._usual.regime(whose, float(offer.level[at]))
@@ -154,9 +154,9 @@ class ReplayTable:
         self._forget()
 
     def refresh(self, rows: IntArray, losses: FloatArray) -> None:
-        """New priorities by the losses [N] just measured; NaN changes none."""
+        """New priorities by the losses [N] just measured; one that is not finite changes none."""
         for row, loss in zip(rows.tolist(), losses.astype(np.float64).tolist(), strict=True):
-            if not np.isnan(loss):
+            if np.isfinite(loss):
                 self._priority[row] = self._usual.priority(int(self._owner[row]), loss)
 
     def draw(self, count: int, *, last: int, seed: int) -> tuple[IntArray, FloatArray]:

@@ -33,7 +33,6 @@ IntArray = NDArray[np.int64]
 _LARGEST = 60_000.0
 """Scales from the center; float16 ends at 65,504."""
 _AT_A_TIME = 256
-_LAGS = ("values", "daily", "weekly")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +96,7 @@ def halved(raw: RawWindows, schema: Schema) -> Halves:
     >>> values = np.array([[[0.1], [0.3], [0.7]]], np.float32)
     >>> raw = RawWindows(("web-01",), ("",), ("UTC",), ("cpu",), 2, 1, 300, np.array([9]),
     ...                  values, values, values, np.ones((1, 1), np.float32))
-    >>> back = restored(halved(raw, schema))["values"]
+    >>> back, _, _ = restored(halved(raw, schema), schema)
     >>> bool(back[0, 1, 0] == np.float32(0.3)), bool(abs(back - values).max() < 0.4 * ERROR)
     (True, True)
     """
@@ -109,11 +108,11 @@ def halved(raw: RawWindows, schema: Schema) -> Halves:
     return made
 
 
-def restored(stored: Halves, schema: Schema | None = None) -> dict[str, FloatArray]:
-    """`values`, `daily` and `weekly` [N, K, M] in natural units; without a schema all linear."""
+def restored(stored: Halves, schema: Schema) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Values, those a day and those a week before, [N, K, M] each, in natural units."""
     count, _, slots, width = stored.codes.shape
-    made = {name: np.empty((count, slots, width), np.float32) for name in _LAGS}
-    logs = _logs(schema, width)
+    values_3NKM = np.empty((3, count, slots, width), np.float32)
+    logs = _logs(schema)
     for start in range(0, count, _AT_A_TIME):
         rows = slice(start, start + _AT_A_TIME)
         center = _moved(stored.center[rows].astype(np.float64), logs)[:, None, None]
@@ -123,13 +122,12 @@ def restored(stored: Halves, schema: Schema | None = None) -> dict[str, FloatArr
         for column in np.flatnonzero(logs):
             part = values[..., column]
             features.expm1(part)
-        for at, name in enumerate(_LAGS):
-            made[name][rows] = values[:, at]
-    return made
+        values_3NKM[:, rows] = values.swapaxes(0, 1)
+    return values_3NKM[0], values_3NKM[1], values_3NKM[2]
 
 
 def _halve(raw: RawWindows, schema: Schema, into: Halves) -> None:
-    logs = _logs(schema, len(raw.metrics))
+    logs = _logs(schema)
     values = np.stack([raw.values, raw.daily, raw.weekly], axis=1)
     context = values[:, 0, : raw.context]
     into.center[:] = features.forward_fill(
@@ -149,10 +147,8 @@ def _halve(raw: RawWindows, schema: Schema, into: Halves) -> None:
     into.codes[:] = moved.astype(np.float16).view(np.uint16)
 
 
-def _logs(schema: Schema | None, width: int) -> NDArray[np.bool_]:
+def _logs(schema: Schema) -> NDArray[np.bool_]:
     """[M] which metrics are read as log1p."""
-    if schema is None:
-        return np.zeros(width, np.bool_)
     return np.array([metric.transform == "log1p" for metric in schema.metrics])
 
 

@@ -112,8 +112,9 @@ class Rehearsal:
         """`count` windows for an update, `ratio` of them from the table, with weights.
 
         The others are those that `Buffer.draw` gives; they stand first and weigh 1. Where the table
-        has too few the sliding window gives more. No label is later than `as_of` less the holdout
-        and a horizon. Raises StateError when the log cannot be written; then nothing was drawn.
+        has too few the sliding window gives more; `replayed` tells them apart. No label is later
+        than `as_of` less the holdout and a horizon. Raises StateError when the log cannot be
+        written; then nothing was drawn.
         """
         asked = {"as_of": as_of, "hours": hours, "seed": seed, "holdout_hours": holdout_hours}
         if self._drawn is not None and self._drawn.update_id == update_id:
@@ -127,9 +128,9 @@ class Rehearsal:
             drawn = Drawn(update_id, rows, weight, Offer.of(fresh, self._schema))
             self._write(records.drawn_record(drawn))
             self._drawn = drawn
-        ones = np.ones(len(fresh), np.float32)
-        replayed = replace(self._table.windows(drawn.rows), weight=drawn.weight)
-        return RawWindows.concat([replace(fresh, weight=ones), replayed])
+        past = np.ones(len(drawn.rows), np.bool_)
+        old = replace(self._table.windows(drawn.rows), weight=drawn.weight, replayed=past)
+        return RawWindows.concat([fresh, old])
 
     def report(self, update_id: str, losses: FloatArray | None) -> None:
         """The loss [N] of each window of an update, in the order drawn; NaN where not measured.

@@ -185,6 +185,7 @@ class ReplayTable:
         stored = self._halves.select(rows)
         names = list(self._owners)
         owners = [names[at] for at in self._owner[rows]]
+        values, daily, weekly = restored(stored, self._schema)
         return RawWindows(
             servers=tuple([owner[0] for owner in owners]),
             roles=tuple([owner[1] for owner in owners]),
@@ -194,7 +195,9 @@ class ReplayTable:
             horizon=self._horizon,
             step_seconds=self._schema.step_seconds,
             origin=stored.origin,
-            **restored(stored, self._schema),
+            values=values,
+            daily=daily,
+            weekly=weekly,
             spread=stored.spread,
         )
 

@@ -10,6 +10,7 @@ import pytest
 from forecast.errors import StateError
 from forecast.schema import Metric, Schema
 from forecast.storage import Disk
+from forecast.windows import RawWindows
 from tests.train.streams import DAY, SCHEMA, buffer_of, steady, windows
 from train.rehearsal import Rehearsal
 
@@ -79,6 +80,10 @@ def test_a_share_of_the_windows_comes_from_the_table_and_the_rest_as_ever(buffer
         fresh = got.rows(slice(21))
         assert np.array_equal(fresh.values, plain.values)
         assert fresh.weight.tolist() == [1.0] * 21
+        assert got.replayed.tolist() == [False] * 21 + [True] * 9
+        mixed = RawWindows.concat([plain, got.select([29, 3])])
+        assert mixed.replayed.tolist() == [False] * 21 + [True, False]
+        assert mixed.weight.tolist() == [1.0] * 21 + [got.weight[29], 1.0]
         assert (got.weight > 0).all()
         assert (got.weight <= 1).all()
     old = rehearsal(buffer)

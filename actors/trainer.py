@@ -12,8 +12,10 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import ray
 import torch
+from numpy.typing import NDArray
 
 from actors.telemetry import Durations
 from forecast.artifact import Artifact
@@ -82,9 +84,15 @@ class TrainerActor:
         return await self._once(job.update_id, job.kind, work, self._patient)
 
     @ray.method(max_task_retries=_TRIES)
-    async def update(self, job: UpdateJob, champion: Artifact, windows: RawWindows) -> Result:
+    async def update(
+        self,
+        job: UpdateJob,
+        champion: Artifact,
+        windows: RawWindows,
+        replayed: NDArray[np.bool_] | None = None,
+    ) -> Result:
         """A challenger that starts from the champion."""
-        work = partial(self._trainer.update, job, champion, windows)
+        work = partial(self._trainer.update, job, champion, windows, replayed)
         return await self._once(job.update_id, "update", work, None)
 
     async def judge(

@@ -187,6 +187,14 @@ class OnlineLearning(Section):
     online_epochs: int = Field(default=5, ge=1)
     online_batch_size: int = Field(default=64, ge=1)
     gradient_clip_val: float = Field(default=0.1, gt=0)
+    moving: Literal["full", "last_layers", "adapter"] = "full"
+    micro_batch_size: int = Field(default=0, ge=0)
+    warm_restart_steps: int = Field(default=0, ge=0)
+    drift_learning_rate_factor: float = Field(default=1.0, gt=0)
+    ewc_weight: float = Field(default=0.0, ge=0)
+    ewc_decay: float = Field(default=0.95, gt=0, le=1)
+    distillation_weight: float = Field(default=0.0, ge=0)
+    """What moves, and what holds it back: see `train.recipes.Recipe`."""
     enable_validation: bool = True
     """Off, only what is broken, moved too far or covers worse is kept out, not what errs more."""
     validation_threshold: float = Field(default=0.05, gt=0, lt=1)

@@ -221,8 +221,7 @@ class Learning:
         """Gate the challenger and put the verdict on record."""
         if pending.kind == "update" and self._settings.replay_ratio:
             # Before the verdict: a step that is cut short after it does not come back here.
-            losses = getattr(result, "window_losses", None)
-            await self._buffer.reprioritize.remote(pending.update_id, losses)
+            await self._buffer.reprioritize.remote(pending.update_id, result.window_losses)
         # What serves now: a job may have promoted another version than the parent meanwhile.
         # One that lacks a target of today's schema is no match for a new base.
         serves = self._members.champion if self._members.complete else pending.parent

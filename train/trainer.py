@@ -7,11 +7,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from forecast.artifact import Artifact, pack, unpack
@@ -63,6 +64,8 @@ class UpdateJob:
     slot: int
     seed: int
     parent: int
+    drifted: bool = False
+    """Whether a drift was confirmed since the parent learned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ class Result:
     kind: Literal["base", "update", "retrain"]
     artifact: Artifact
     report: Mapping[str, Any]
+    window_losses: NDArray[np.float32] | None = field(default=None, compare=False)
+    """[N] what the parent lost on each window of an update; see `train.learner.Update`."""
 
 
 class Trainer:
@@ -111,7 +116,7 @@ class Trainer:
         self._on_workers = on_workers
         self._serving = serving
         self._uncertainty = uncertainty
-        self._learner = Learner(device=device, precision=precision, **learner)
+        self._learner = Learner.of(learner, device=device, precision=precision)
         self._progress: dict[str, Any] = {}
 
     def train_base(self, job: BaseJob, windows: RawWindows, validation: RawWindows) -> Result:
@@ -151,12 +156,17 @@ class Trainer:
         readable = self._fit(parent).windows(learned)
         self._progress = {"update_id": job.update_id}
         try:
-            model, report = self._learner.update(parent, readable, seed=job.seed)
+            made = self._learner.update(
+                parent, readable, seed=job.seed, drifted=job.drifted, replayed=readable.replayed
+            )
         finally:
             self._progress = {}
         lineage = {"kind": "update", "parent": job.parent}
-        told = asdict(report) | ({} if choice is None else {"active": choice.report()})
-        return self._result(job, lineage, model, told, readable, self._known(model, windows))
+        told = asdict(made.report) | ({} if choice is None else {"active": choice.report()})
+        losses = made.window_losses if choice is None else choice.spread(made.window_losses)
+        known = self._known(made.model, windows)
+        result = self._result(job, lineage, made.model, told, readable, known)
+        return replace(result, window_losses=losses)
 
     def judge(
         self,
@@ -282,12 +292,15 @@ class Trainer:
 def _moved(challenger: Artifact, champion: Artifact) -> float:
     """How far an update moved the weights it started from: |new - old| / |old|, L2 over all.
 
-    Raises ArtifactError for weights of another shape.
+    An adapter counts; of a champion without one it is 0, which is where it begins, and the norm is
+    the network's. Raises ArtifactError for weights of another shape.
     """
     new, old = (
-        unpack(each, fingerprint=None, precision=None).network.state_dict()
-        for each in (challenger, champion)
+        unpack(each, fingerprint=None, precision=None).weights() for each in (challenger, champion)
     )
+    for name in new.keys() - old.keys():
+        if name.startswith("adapter."):
+            old[name] = torch.zeros_like(new[name])
     shapes = [{name: tuple(weight.shape) for name, weight in each.items()} for each in (new, old)]
     if shapes[0] != shapes[1]:
         raise ArtifactError("its weights have another shape than the champion's")

@@ -22,6 +22,11 @@ HOUR = 12
 RETRAIN = {"retrain_interval_hours": 10, "lookback_days": 2}
 
 
+def _result(job):
+    given = {"artifact": "challenger", "report": {}, "window_losses": None}
+    return SimpleNamespace(update_id=job.update_id, **given)
+
+
 class _Buffer:
     """A history from slot 0 on; `draw` and `holdout` give back what was asked."""
 
@@ -119,7 +124,7 @@ class _Scene:
         given = []
 
         async def update(job, champion, windows):
-            return SimpleNamespace(artifact="challenger", report={}, update_id=job.update_id)
+            return _result(job)
 
         async def judge(challenger, holdout, champion, anchor, started_from_champion):
             given.append((champion, anchor, started_from_champion))
@@ -203,7 +208,7 @@ async def test_a_challenger_is_compared_with_what_a_job_promoted_meanwhile(tmp_p
     judged = []
 
     async def update(job, champion, windows):
-        return SimpleNamespace(artifact="challenger", report={}, update_id=job.update_id)
+        return _result(job)
 
     async def judge(challenger, holdout, champion, anchor, started_from_champion):
         judged.append((challenger, champion, anchor, started_from_champion))
@@ -284,7 +289,7 @@ async def test_a_disk_that_is_full_fails_the_update_and_not_the_step(tmp_path):
         raise OSError(28, "No space left on device")
 
     async def update(job, champion, windows):
-        return SimpleNamespace(artifact="challenger", report={}, update_id=job.update_id)
+        return _result(job)
 
     scene.trainer.update, scene.trainer.judge = update, judge
     await scene.to(1026)

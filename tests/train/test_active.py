@@ -137,6 +137,10 @@ def test_an_update_learns_from_the_chosen_and_reports_the_saving(schema):
     assert "known" not in plain.artifact.manifest
     told = chosen.report["active"]
     assert chosen.report["windows"] == told["chosen"] < 0.45 * N
+    assert np.isfinite(plain.window_losses).all()
+    assert np.isfinite(chosen.window_losses).sum() == told["chosen"]
+    learned = np.isfinite(chosen.window_losses)
+    assert np.allclose(chosen.window_losses[learned], plain.window_losses[learned], rtol=1e-3)
     assert chosen.report["steps"] < 0.5 * plain.report["steps"]
     assert chosen.artifact.manifest["lineage"]["windows"] == told["chosen"]
     # What was usual travels with the version, and the next update goes by it: repeats are not new.

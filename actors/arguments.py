@@ -55,7 +55,15 @@ def buffer(config: Config) -> dict[str, Any]:
         "owner": _owner(config),
         "learning_free_bytes": config.limits.learning_free_mb * _MIB,
         "ingest_free_bytes": config.limits.ingest_free_mb * _MIB,
+        "replay_windows": _replay(config)[0],
     }
+
+
+def _replay(config: Config) -> tuple[int, float]:
+    """Windows of the replay table and its share of an update; 0 where no strategy draws from it."""
+    online = config.online_learning
+    used = online.strategy == "replay"
+    return (online.replay_buffer_size, online.replay_sample_ratio) if used else (0, 0.0)
 
 
 def ledger(config: Config) -> dict[str, Any]:
@@ -98,11 +106,19 @@ def trainer(config: Config) -> dict[str, Any]:
             "epochs": online.online_epochs,
             "batch_size": online.online_batch_size,
             "gradient_clip": online.gradient_clip_val,
+            "moving": online.moving,
+            "micro_batch_size": online.micro_batch_size,
+            "warm_restart_steps": online.warm_restart_steps,
+            "drift_rate_factor": online.drift_learning_rate_factor,
+            "ewc_weight": online.ewc_weight,
+            "ewc_decay": online.ewc_decay,
+            "distillation_weight": online.distillation_weight,
             "threads": base.threads,
         },
         "device": config.trainer.device,
         "precision": config.trainer.precision,
         "serving": config.serve.precision,
+        "uncertainty": online.uncertainty_threshold if online.active_learning else None,
         "workers": _workers(config) if config.trainer.workers else None,
     }
 
@@ -143,6 +159,7 @@ def settings(config: Config) -> Settings:
         min_samples=online.min_samples_for_update,
         window_hours=online.sliding_window_hours,
         windows_per_update=online.windows_per_update,
+        replay_ratio=_replay(config)[1],
         holdout_hours=online.gate_holdout_hours,
         history_hours=config.buffer.history_days * 24,
         validate=online.enable_validation,

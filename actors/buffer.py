@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from forecast.storage import HANDOVER_S, OwnerLock
 from forecast.windows import RawWindows
 from train import expert
 from train.buffer import AppendReport, Buffer, BufferStatus
+from train.rehearsal import Rehearsal
 
 log = logging.getLogger("fleetcast.buffer")
 
@@ -43,11 +44,13 @@ class BufferActor:
         owner: str,
         learning_free_bytes: int = 0,
         ingest_free_bytes: int = 0,
+        replay_windows: int = 0,
         **settings: Any,
     ) -> None:
         self._lock = OwnerLock(directory / "owner.lock", owner, patience_s=HANDOVER_S)
         try:
             self._buffer = Buffer(directory=directory, **settings)
+            self._rehearsal = _rehearsal(self._buffer, directory, replay_windows, settings)
         except BaseException:
             self._lock.release()
             raise
@@ -129,6 +132,16 @@ class BufferActor:
         """Training windows; see `Buffer.draw`."""
         return self._buffer.draw(**query)
 
+    async def rehearse(self, **query: Any) -> RawWindows:
+        """Training windows, a share of them from the replay table; see `Rehearsal.draw`."""
+        self._lock.check()
+        return self._table().draw(**query)
+
+    async def reprioritize(self, update_id: str, losses: np.ndarray | None) -> None:
+        """What an update lost on each of its windows; see `Rehearsal.report`."""
+        self._lock.check()
+        self._table().report(update_id, losses)
+
     async def holdout(self, **query: Any) -> RawWindows:
         """Later windows that no training drew; see `Buffer.holdout`."""
         return self._buffer.holdout(**query)
@@ -156,9 +169,16 @@ class BufferActor:
     async def close(self) -> None:
         """Flush and let go of the files."""
         try:
+            if self._rehearsal is not None:
+                self._rehearsal.close()
             self._buffer.close()
         finally:
             self._lock.release()
+
+    def _table(self) -> Rehearsal:
+        if self._rehearsal is None:
+            raise StateError("there is no replay table: the strategy is another")
+        return self._rehearsal
 
     def _status(self) -> BufferStatus:
         return replace(
@@ -177,3 +197,18 @@ class BufferActor:
         self._repair_at = now + _REPAIR_EVERY_S
         self._buffer.recover()
         log.warning("the log goes on: all that was kept is in a new snapshot")
+
+
+def _rehearsal(
+    buffer: Buffer, directory: Path, windows: int, settings: Mapping[str, Any]
+) -> Rehearsal | None:
+    """The buffer's replay table, in a folder of its own below the buffer's; None without one."""
+    if not windows:
+        return None
+    shared = ("schema", "context", "horizon", "history_days", "acknowledge", "snapshot_every_bytes")
+    return Rehearsal(
+        buffer=buffer,
+        directory=directory / "replay",
+        capacity=windows,
+        **{name: settings[name] for name in shared if name in settings},
+    )

@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError
 from actors.settings import Settings
 from actors.state import ControllerState, Pending
 from forecast.artifact import Artifact
-from forecast.errors import ArtifactError, FleetcastError
+from forecast.errors import ArtifactError, FleetcastError, NothingNew
 from forecast.members import Members
 from train.gate import decide
 from train.trainer import BaseJob, Result, UpdateJob
@@ -158,10 +158,26 @@ class Learning:
             job = BaseJob(pending.update_id, slot, seed, "retrain", pending.parent)
             return await self._trainer.train_base.remote(job, windows, self._holdout(before))
         assert pending.parent is not None
-        windows = self._draw(known, settings.window_hours, settings.windows_per_update, seed)
+        windows = self._lessons(pending.update_id, known, seed)
         update = UpdateJob(pending.update_id, slot, seed, pending.parent)
         champion = self._registry.load.remote(pending.parent)
         return await self._trainer.update.remote(update, champion, windows)
+
+    def _lessons(self, update_id: str, as_of: int, seed: int) -> Any:
+        """A reference to an update's windows: of the sliding window, and of the replay table."""
+        settings = self._settings
+        hours, count = settings.window_hours, settings.windows_per_update
+        if not settings.replay_ratio:
+            return self._draw(as_of, hours, count, seed)
+        return self._buffer.rehearse.remote(
+            update_id=update_id,
+            as_of=as_of,
+            hours=hours,
+            count=count,
+            seed=seed,
+            holdout_hours=settings.holdout_hours,
+            ratio=settings.replay_ratio,
+        )
 
     def _draw(self, as_of: int, hours: int, count: int, seed: int) -> Any:
         """A reference to training windows that end before the holdout up to `as_of`."""
@@ -188,15 +204,24 @@ class Learning:
         return artifact
 
     async def _give_up(self, pending: Pending, slot: int, error: Exception) -> None:
-        """A training that failed is put on record; the champion goes on."""
-        self.last_failure = f"{pending.update_id} failed: {error}"
+        """A training that failed or was skipped is put on record; the champion goes on."""
         told = {"update_id": pending.update_id, "slot": slot}
+        if isinstance(error, NothingNew):
+            self.last_failure = None
+            log.info("%s skipped: %s", pending.update_id, error, extra=told)
+            detail = {"update_id": pending.update_id, "reason": str(error)}
+            await self._registry.note.remote("update_skipped", slot=slot, detail=detail)
+            return
+        self.last_failure = f"{pending.update_id} failed: {error}"
         log.warning("%s", self.last_failure, extra=told)
         detail = {"update_id": pending.update_id, "reason": str(error)}
         await self._registry.note.remote("update_failed", slot=slot, detail=detail)
 
     async def _conclude(self, pending: Pending, slot: int, result: Result) -> None:
         """Gate the challenger and put the verdict on record."""
+        if pending.kind == "update" and self._settings.replay_ratio:
+            # Before the verdict: a step that is cut short after it does not come back here.
+            await self._buffer.reprioritize.remote(pending.update_id, result.window_losses)
         # What serves now: a job may have promoted another version than the parent meanwhile.
         # One that lacks a target of today's schema is no match for a new base.
         serves = self._members.champion if self._members.complete else pending.parent

@@ -58,7 +58,7 @@ def measure(config: Config) -> Rates:
     sizes = config.model.model_dump(exclude={"roles"})
     spec = ModelSpec(window=window, quantiles=panel.quantiles, **sizes)
     model, raw = Model(spec, build(spec, seed=0)).serving(), _windows(window)
-    learner = Learner(**{**arguments.trainer(config)["learner"], "epochs": 1, "threads": 1})
+    learner = Learner.of({**arguments.trainer(config)["learner"], "epochs": 1, "threads": 1})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # threads that wait for each other by spinning would count too
     try:

@@ -30,6 +30,8 @@ class Settings:
     min_samples: int
     window_hours: int
     windows_per_update: int
+    replay_ratio: float = 0.0
+    """Share of them that comes from the replay table; 0: none, and there is no table."""
     holdout_hours: int
     history_hours: int
     validate: bool

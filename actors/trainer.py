@@ -17,6 +17,7 @@ import torch
 
 from actors.telemetry import Durations
 from forecast.artifact import Artifact
+from forecast.errors import NothingNew
 from forecast.windows import RawWindows
 from train.gate import Evidence
 from train.steps import device_of
@@ -70,6 +71,7 @@ class TrainerActor:
         self._trainer = make_trainer(**settings)
         self._busy = asyncio.Lock()
         self._finished: OrderedDict[str, Result] = OrderedDict()
+        self._skipped = self._windows_saved = 0
         self._took = {kind: Durations() for kind in ("base", "retrain", "update")}
         # A training from nothing takes minutes: its thread gives way to Serve. An update is short,
         # and a new version waits for it.
@@ -84,7 +86,7 @@ class TrainerActor:
     @ray.method(max_task_retries=_TRIES)
     async def update(self, job: UpdateJob, champion: Artifact, windows: RawWindows) -> Result:
         """A challenger that starts from the champion."""
-        work = partial(self._trainer.update, job, champion, windows)
+        work = partial(self._update, job, champion, windows)
         return await self._once(job.update_id, "update", work, None)
 
     async def judge(
@@ -111,8 +113,22 @@ class TrainerActor:
         return self._trainer.progress()
 
     async def durations(self) -> dict[str, Any]:
-        """How long trainings took since this process started, by kind, for telemetry."""
-        return {kind: took.to_json() for kind, took in self._took.items()}
+        """How long trainings took since this process started, by kind, for telemetry.
+
+        Beside that what active learning saved.
+        """
+        took = {kind: took.to_json() for kind, took in self._took.items()}
+        return {**took, "skipped": self._skipped, "windows_saved": self._windows_saved}
+
+    def _update(self, job: UpdateJob, champion: Artifact, windows: RawWindows) -> Result:
+        try:
+            result = self._trainer.update(job, champion, windows)
+        except NothingNew:
+            self._skipped += 1
+            self._windows_saved += len(windows)
+            raise
+        self._windows_saved += len(windows) - int(result.report.get("windows", len(windows)))
+        return result
 
     async def _once(
         self, update_id: str, kind: str, work: Callable[[], Result], where: Executor | None

@@ -57,4 +57,4 @@ class LeakyBuffer(FreshBuffer):
         return report
 
 
-_GUARDS = ("owner", "learning_free_bytes", "ingest_free_bytes")
+_GUARDS = ("owner", "learning_free_bytes", "ingest_free_bytes", "replay_windows")

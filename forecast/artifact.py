@@ -26,6 +26,7 @@ from forecast.errors import ArtifactError
 from forecast.windows import RawWindows, transform
 
 if TYPE_CHECKING:
+    from forecast.adapter import Adapter
     from forecast.fast.serving import Precision
     from forecast.model import Model, ModelSpec
 
@@ -41,6 +42,7 @@ _SERVING_TOLERANCE = {"float32": PROBE_TOLERANCE, "int8": 0.1}
 """Of the serving forms; what bytes cost is in the manifest, this is for a form that went wrong."""
 
 _NETWORK = "network."
+_ADAPTER = "adapter."
 _PROBE = "probe."
 _EXPECTED = "probe.expected"
 _LIBRARIES = ("torch", "pytorch-forecasting", "lightning", "numpy", "safetensors")
@@ -54,9 +56,10 @@ Arrays = dict[str, NDArray[Any]]
 class Artifact:
     """A stored model: what it is, and its weights and probe as safetensors bytes.
 
-    Manifest keys: format, fingerprint (of the schema), model (`ModelSpec.to_json`), probe (names
-    of its windows), lineage, metrics, serving (what its forms cost; may be absent), sha256 (of
-    `weights`), created_at, versions (of libraries).
+    Manifest keys: format, fingerprint (of the schema), model (`ModelSpec.to_json`), adapter (null
+    or absent without one, else the features it reads), probe (names of its windows), lineage,
+    metrics, serving (what its forms cost; may be absent), known (what was usual in its training;
+    with active learning), sha256 (of `weights`), created_at, versions (of libraries).
     """
 
     manifest: dict[str, Any]
@@ -72,26 +75,29 @@ def pack(
     probe: RawWindows,
     created_at: str,
     serving: Mapping[str, Any] | None = None,
+    known: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """The model as an artifact; the same model and arguments give the same bytes.
 
     `probe` holds a few windows, `created_at` an ISO 8601 time, `serving` what the serving forms
-    cost (`forecast.serving_cost.costs`). Raises ArtifactError when a weight or a quantile of the
-    probe is not finite: such a model cannot serve.
+    cost (`forecast.serving_cost.costs`), `known` what updates of it go by. Raises ArtifactError
+    when a weight or a quantile of the probe is not finite: such a model cannot serve.
     """
+    from forecast.adapter import FEATURES
     from forecast.model import Model
 
     if not len(probe):
         raise ArtifactError("an artifact needs at least one window as its probe")
-    weights = {
-        name: tensor.numpy(force=True) for name, tensor in model.network.state_dict().items()
-    }
+    weights = {name: tensor.numpy(force=True) for name, tensor in model.weights().items()}
     _refuse_not_finite(weights)
     # Of the exact form: what is loaded later, in whatever form, is held against it.
-    expected = _answer(Model(model.spec, model.network), probe)
+    expected = _answer(Model(model.spec, model.network, adapter=model.adapter), probe)
     if not np.isfinite(expected).all():
         raise ArtifactError("probe: the model's own quantiles are not finite")
-    arrays = {_NETWORK + name: array for name, array in weights.items()}
+    arrays = {
+        name if name.startswith(_ADAPTER) else _NETWORK + name: array
+        for name, array in weights.items()
+    }
     arrays |= {_PROBE + name: getattr(probe, name) for name in _PROBE_ARRAYS}
     stored = {**arrays, _EXPECTED: expected}
     data = safetensors.numpy.save({name: np.ascontiguousarray(a) for name, a in stored.items()})
@@ -99,6 +105,7 @@ def pack(
         "format": FORMAT,
         "fingerprint": fingerprint,
         "model": model.spec.to_json(),
+        "adapter": None if model.adapter is None else {"features": list(FEATURES)},
         "probe": {name: list(getattr(probe, name)) for name in _PROBE_NAMES},
         "lineage": lineage,
         "metrics": metrics,
@@ -106,6 +113,7 @@ def pack(
         "sha256": sha256(data),
         "created_at": created_at,
         "versions": {library: version(library) for library in _LIBRARIES},
+        **({} if known is None else {"known": known}),
     }
     return Artifact(manifest=plain(manifest), weights=data)
 
@@ -137,6 +145,7 @@ def unpack(
     except SafetensorError as error:
         raise ArtifactError(f"weights are no safetensors: {error}") from error
     model = _build(_spec(manifest), arrays)
+    model.adapter = _adapter(model, manifest.get("adapter"), arrays)
     probe = _probe(manifest, model.spec, arrays)
     expected = _prove(model, probe, arrays.get(_EXPECTED))
     return model if precision is None else _served(model, probe, expected, precision)
@@ -202,6 +211,27 @@ def _build(spec: ModelSpec, arrays: Arrays) -> Model:
     except ValueError as error:
         raise ArtifactError(f"weights: {error}") from error
     return Model(spec, network)
+
+
+def _adapter(model: Model, said: object, arrays: Arrays) -> Adapter | None:
+    """The stored adapter; raises ArtifactError where it and the manifest do not agree."""
+    import torch
+
+    from forecast.adapter import FEATURES
+
+    name = f"{_ADAPTER}weight"
+    stored = [each for each in arrays if each.startswith(_ADAPTER)]
+    if said is None and not stored:
+        return None
+    if said != {"features": list(FEATURES)} or stored != [name]:
+        raise ArtifactError(f"adapter: the manifest says {said!r}, stored are {stored}")
+    adapter, array = model.fresh_adapter(), arrays[name]
+    if array.shape != tuple(adapter.weight.shape) or array.dtype != np.float32:
+        shape = tuple(adapter.weight.shape)
+        raise ArtifactError(f"{name} is {array.dtype} {array.shape}, need float32 {shape}")
+    _refuse_not_finite({name: array})
+    adapter.load_state_dict({"weight": torch.from_numpy(array)})
+    return adapter
 
 
 def _refuse_not_finite(weights: Arrays) -> None:

@@ -179,14 +179,28 @@ class OnlineLearning(Section):
     """How the model keeps learning; names and integers are the user's."""
 
     enabled: bool = False
-    strategy: Literal["sliding_window"] = "sliding_window"
+    strategy: Literal["sliding_window", "replay"] = "sliding_window"
     update_frequency_minutes: int = Field(default=60, ge=1)
     min_samples_for_update: int = Field(default=1000, ge=1)
     sliding_window_hours: int = Field(default=168, ge=1)
+    replay_buffer_size: int = Field(default=50_000, ge=64)
+    replay_sample_ratio: float = Field(default=0.3, gt=0, lt=1)
+    """`replay`: windows that its table holds, and the share of an update's that come from it."""
+    active_learning: bool = False
+    uncertainty_threshold: float = Field(default=0.7, ge=0, lt=1)
+    """Learn only from windows that are novel, or wide: from this rank among their server's on."""
     online_learning_rate: float = Field(default=1e-3, gt=0)
     online_epochs: int = Field(default=5, ge=1)
     online_batch_size: int = Field(default=64, ge=1)
     gradient_clip_val: float = Field(default=0.1, gt=0)
+    moving: Literal["full", "last_layers", "adapter"] = "full"
+    micro_batch_size: int = Field(default=0, ge=0)
+    warm_restart_steps: int = Field(default=0, ge=0)
+    drift_learning_rate_factor: float = Field(default=1.0, gt=0)
+    ewc_weight: float = Field(default=0.0, ge=0)
+    ewc_decay: float = Field(default=0.95, gt=0, le=1)
+    distillation_weight: float = Field(default=0.0, ge=0)
+    """What moves, and what holds it back: see `train.recipes.Recipe`."""
     enable_validation: bool = True
     """Off, only what is broken, moved too far or covers worse is kept out, not what errs more."""
     validation_threshold: float = Field(default=0.05, gt=0, lt=1)

@@ -9,6 +9,7 @@
     │   └── AuditError           the audit log does not verify
     ├── StateError               stored state is damaged, missing, or owned by another
     ├── TrainingError            a model could not be trained; the champion keeps serving
+    ├── NothingNew               an update was skipped: its windows have too little to teach
     └── RequestError             a request cannot be answered; carries an HTTP status
         ├── NotAuthorized        no token, or a wrong one
         ├── Forbidden            a token without the scope, or a request that may not come this way
@@ -61,6 +62,10 @@ class StateError(FleetcastError):
 
 class TrainingError(FleetcastError):
     """A model could not be trained; the champion keeps serving."""
+
+
+class NothingNew(FleetcastError):
+    """An update was skipped: its windows have too little to teach."""
 
 
 class RequestError(FleetcastError):

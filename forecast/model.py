@@ -16,8 +16,9 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from forecast.adapter import Adapted, Adapter
 from forecast.fast.exact import FastTFT
 from forecast.fast.serving import Precision, ServingTFT
 from forecast.fast.shape import Category, Shape
@@ -124,7 +125,7 @@ def network_inputs(windows: Windows, device: torch.device | str = "cpu") -> Inpu
     return encoder, decoder, categories
 
 
-def forward(network: FastTFT, windows: Windows) -> Tensor:
+def forward(network: nn.Module, windows: Windows) -> Tensor:
     """Scaled quantiles [N, H, T, Q] as the network gives them, unsorted; differentiable.
 
     They are computed, and stay, where the network's weights are.
@@ -134,7 +135,13 @@ def forward(network: FastTFT, windows: Windows) -> Tensor:
 
 
 def pinball(pred_NHTQ: Tensor, target_NHT: Tensor, levels: Sequence[float]) -> Tensor:
-    """Mean pinball loss over the labels that are known (not NaN); 0 when none is.
+    """Mean pinball loss over the labels that are known (not NaN); 0 when none is."""
+    seen = torch.isfinite(target_NHT).sum().clamp(min=1)
+    return pinball_losses(pred_NHTQ, target_NHT, levels).sum() / seen
+
+
+def pinball_losses(pred_NHTQ: Tensor, target_NHT: Tensor, levels: Sequence[float]) -> Tensor:
+    """[N, H, T] the mean over the levels of each label's pinball loss; 0 for an unknown label.
 
     Koenker and Bassett 1978: `max(q e, (q - 1) e)` with `e = target - prediction`.
     """
@@ -142,7 +149,7 @@ def pinball(pred_NHTQ: Tensor, target_NHT: Tensor, levels: Sequence[float]) -> T
     errors = torch.where(seen, target_NHT, 0.0)[..., None] - pred_NHTQ
     q = torch.tensor(levels, dtype=errors.dtype, device=errors.device)
     losses = torch.maximum(q * errors, (q - 1.0) * errors).mean(dim=-1)
-    return torch.where(seen, losses, 0.0).sum() / seen.sum().clamp(min=1)
+    return torch.where(seen, losses, 0.0)
 
 
 class Model:
@@ -154,11 +161,26 @@ class Model:
     matrix product rounds by the shape of its operands.
     """
 
-    def __init__(self, spec: ModelSpec, network: FastTFT, engine: Engine | None = None) -> None:
-        """`engine` computes forecasts in the network's place, from weights of its own."""
+    def __init__(
+        self,
+        spec: ModelSpec,
+        network: FastTFT,
+        engine: Engine | None = None,
+        adapter: Adapter | None = None,
+    ) -> None:
+        """`engine` computes in the network's place, from weights of its own.
+
+        An `adapter` corrects what either of them gives.
+        """
         self.spec = spec
         self.network = network.eval()
         self.engine = engine
+        self.adapter = adapter
+
+    @property
+    def whole(self) -> nn.Module:
+        """The network, with its adapter where it has one: what gives the scaled quantiles."""
+        return self.network if self.adapter is None else Adapted(self.network, self.adapter)
 
     def predict(self, raw: RawWindows, batch_size: int = AT_A_TIME) -> FloatArray:
         """Quantiles [N, H, T, Q] in natural units, rising over Q and within each target's bounds.
@@ -181,15 +203,37 @@ class Model:
         self.network.eval()
         with torch.inference_mode():
             if self.engine is None:
-                found = forward(self.network, windows)
+                found = forward(self.whole, windows)
             else:
-                found = self.engine(*network_inputs(windows))
+                inputs = network_inputs(windows)
+                found = self.engine(*inputs)
+                if self.adapter is not None:
+                    found = self.adapter(*inputs[:2], found)
         quantiles: FloatArray = found.numpy(force=True)
         return quantiles
 
     def copy(self) -> Model:
         """A model with weights of its own, for a learner to move."""
-        return Model(self.spec, with_weights(self.spec, self.network.state_dict()))
+        network = with_weights(self.spec, self.network.state_dict())
+        return Model(self.spec, network, adapter=self._own_adapter())
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights by name: pytorch-forecasting's, and an adapter's under `adapter.`."""
+        found: dict[str, Tensor] = dict(self.network.state_dict())
+        if self.adapter is not None:
+            found |= {f"adapter.{name}": each for name, each in self.adapter.state_dict().items()}
+        return found
+
+    def fresh_adapter(self) -> Adapter:
+        """One that changes nothing, of this model's shape."""
+        return Adapter(self.spec.window, self.spec.quantiles)
+
+    def _own_adapter(self) -> Adapter | None:
+        if self.adapter is None:
+            return None
+        own = self.fresh_adapter()
+        own.load_state_dict(self.adapter.state_dict())
+        return own
 
     def serving(
         self, device: Literal["cpu", "cuda"] = "cpu", precision: Precision = "float32"
@@ -200,10 +244,12 @@ class Model:
         off in `int8` as its manifest says it was on the windows it was trained on. A GPU computes
         the exact form.
         """
-        network = with_weights(self.spec, self.network.state_dict())
+        made = self.copy()
         if device == "cpu":
-            return Model(self.spec, network, ServingTFT(network, precision=precision))
-        return Model(self.spec, network.to(device))
+            made.engine = ServingTFT(made.network, precision=precision)
+        else:
+            made.whole.to(device)
+        return made
 
     @property
     def table_bytes(self) -> int:

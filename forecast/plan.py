@@ -20,8 +20,7 @@ from forecast.window_spec import WindowSpec
 
 Need = Literal["memory_mb", "disk_mb_per_day", "disk_mb", "metric_series", "cpu_seconds_per_step"]
 NEEDS: tuple[Need, ...] = get_args(Need)
-"""In the order shown; each but `disk_mb`, which is what stays on disk at most, is a key of
-`[limits]`."""
+"""In the order shown; each but `disk_mb`, what stays on disk at most, is a key of `[limits]`."""
 
 MIB = 1 << 20
 MEMBERS = 4
@@ -45,25 +44,22 @@ _AUDIT_BYTES = 5000
 """Audit records of one update: registered, judged, retired; measured over 11 updates."""
 
 _TABLE_ROWS = 5_200
-"""Nodes of one variable's table: 15 MB of 46 variables at a hidden size of 16, after 1,000 steps on
-real servers; 2,600 before any, fewer at 64 and 128. At most 81,922."""
+"""Nodes of one variable's table after 1,000 steps on real servers; 2,600 before, at most 81,922."""
 _LOADED = 3
 """Versions that a controller or Forecaster keeps loaded."""
 
 _ARTIFACT_HEAD = 100_000
 """Names and shapes of about 670 tensors, and the manifest."""
-
 _FOLD = 4.5
-"""Bytes an append of a whole slot takes for a moment, per byte of raw samples kept, and those that
-are kept a little longer than of use; tracemalloc, 1,000 servers, 8 metrics."""
+"""Bytes an append takes for a moment, or keeps too long, per byte of raw samples; 8,000 series."""
 _JOIN = 5.0
 """The same of scoring a slot, per byte of its joined forecasts in float64; 500 servers."""
 _SPREAD_HOURS = 48
 _FIT_BYTES = 25
 """While one target is fitted, beside its values."""
+_REPLAY_BYTES = 60  # of a window in the replay table, beside values, centers and scales
 _SQLITE_WRITES = 3.0
-"""Bytes the ledger writes for a byte it is given: pages to its log, then to the file; the process's
-write counter over 60 slots of 200 servers."""
+"""Bytes the ledger writes for a byte it is given, to its log, then to the file; 200 servers."""
 
 # Seconds of one core, process time on a 2-core cloud machine without a GPU.
 _APPEND_S = 11e-6
@@ -74,14 +70,11 @@ _CUT_S = 33e-6
 """One server's window."""
 _FIT_S, _EXPERT_S = 50e-9, 42e-9
 """Least squares: one value of the examples, once an hour, and one quantile; 3,000 servers."""
-_SCORE_S = 50e-9
-"""One quantile of one server, target, step and member against what came."""
-_PUBLISH_S = 5e-9
-"""One byte of a snapshot packed or unpacked."""
+_SCORE_S, _PUBLISH_S = 50e-9, 5e-9
+"""One quantile of a server, target, step and member against what came; one byte of a snapshot."""
 _FORWARD_S = 0.03e-6
 _FORWARD_HIDDEN_S = 0.0018e-6
-"""One window's features and serving form, per slot and column: a constant, and more by
-`hidden_size`. Measured 0.060 us at 16, 0.077 at 32, 0.147 at 64."""
+"""One window's features and serving form, per slot and column: a constant, more by hidden size."""
 _LEARN_FORWARDS = 18.0
 """A window's training step, in forward passes of the serving form; 15 to 23 measured."""
 
@@ -187,6 +180,8 @@ class Sizes:
         """One window as it is cut: its values, those a day and a week before."""
         self.features = 4 * (self.length * self.columns + self.horizon * self.targets)
         """One window as the network reads it."""
+        self.replayed = online.replay_buffer_size if online.strategy == "replay" else 0
+        self.replay = self.replayed * (6 * self.metrics * (self.length + 2) + _REPLAY_BYTES)
         self.block = 4 * self.servers * self.horizon * self.targets * self.levels
         """One member's forecasts of record at one slot."""
         width = 5 + len(central_intervals(panel.quantiles))
@@ -241,6 +236,7 @@ def _memory(config: Config, sizes: Sizes) -> Iterator[Item]:
         ("buffer grid at a start", 0, sizes.grid_stored, keeping),
         ("buffer least squares", 0, sizes.learned * (4 * sizes.targets + _FIT_BYTES), keeping),
         ("buffer raw samples", 0, sizes.raw * (1 + _FOLD), keeping),
+        ("replay table, also at a start", 0, 2 * sizes.replay, keeping),
         # Blocks until they mature, the open day's sums with those of the slot, the snapshot packed.
         ("ledger", _LEDGER, 2 * sizes.snapshot + 2 * MEMBERS * sizes.sums, keeping),
         ("ledger open forecasts", 0, sizes.horizon * MEMBERS * sizes.block, keeping),
@@ -260,17 +256,20 @@ def _memory(config: Config, sizes: Sizes) -> Iterator[Item]:
 
 def _disk(config: Config, sizes: Sizes) -> Iterator[Item]:
     """Bytes written a day, and bytes kept at most."""
-    every = config.buffer.snapshot_every_mb * MIB
+    online, every = config.online_learning, config.buffer.snapshot_every_mb * MIB
     log = sizes.log_slot * sizes.day
     blocks, reports = MEMBERS * sizes.block, sizes.report
     retained, sums = max(sizes.day, sizes.horizon), MEMBERS * sizes.sums
     a_day = _SQLITE_WRITES * sizes.day
-    versions = config.online_learning.keep_model_versions + 3  # champion, previous and base too
+    versions = online.keep_model_versions + 3  # champion, previous and base too
     audit = sizes.updates * _AUDIT_BYTES
+    taken = 1 / 35 + online.windows_per_update * sizes.updates / max(1, sizes.replayed)
     parts: list[tuple[str, float, float]] = [
         ("buffer log", log, every),
         # While a snapshot is written the one before it is still there.
         ("buffer snapshots", log / every * sizes.grid_stored, 2 * sizes.grid_stored),
+        # Windows of updates, and a 35th of it as the steady sample: in the log, then the snapshot.
+        ("replay table", 2 * taken * sizes.replay, 3 * sizes.replay),
         ("ledger forecasts", blocks * a_day, blocks * retained),
         ("ledger reports", reports * a_day, reports * retained),
         ("ledger sums", sums * a_day, sums * config.buffer.history_days),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,10 @@ class RawWindows:
     """[N, L+H, M] the value one week before each slot."""
     spread: FloatArray
     """[N, M] long-run deviation of the server's metric in the metric's transformed space."""
+    weight: FloatArray | None = None
+    """[N] how much a window counts in training; None: all alike, 1."""
+    replayed: BoolArray | None = None
+    """[N] which windows were learned from before, as far as a replay table knows; None: unknown."""
 
     def __post_init__(self) -> None:
         count, length = len(self.servers), self.context + self.horizon
@@ -60,6 +65,9 @@ class RawWindows:
             "weekly": (self.weekly.shape, shape),
             "spread": (self.spread.shape, (count, len(self.metrics))),
         }
+        for name in ("weight", "replayed"):
+            if (given := getattr(self, name)) is not None:
+                wanted[name] = (given.shape, (count,))
         for name, (got, need) in wanted.items():
             if got != need:
                 raise ValueError(f"windows of {count} servers: {name} is {got}, need {need}")
@@ -81,6 +89,8 @@ class RawWindows:
             daily=self.daily[rows],
             weekly=self.weekly[rows],
             spread=self.spread[rows],
+            weight=None if self.weight is None else self.weight[rows],
+            replayed=None if self.replayed is None else self.replayed[rows],
         )
 
     def parts(self, size: int) -> Iterator[RawWindows]:
@@ -100,6 +110,8 @@ class RawWindows:
             daily=self.daily[rows],
             weekly=self.weekly[rows],
             spread=self.spread[rows],
+            weight=None if self.weight is None else self.weight[rows],
+            replayed=None if self.replayed is None else self.replayed[rows],
         )
 
     @staticmethod
@@ -123,7 +135,20 @@ class RawWindows:
             daily=np.concatenate([part.daily for part in parts]),
             weekly=np.concatenate([part.weekly for part in parts]),
             spread=np.concatenate([part.spread for part in parts]),
+            weight=_joined(parts, "weight", np.float32(1)),
+            replayed=_joined(parts, "replayed", np.False_),
         )
+
+
+def _joined(parts: Sequence[RawWindows], name: str, otherwise: np.generic) -> Any:  # noqa: ANN401
+    """A field that parts may lack: `otherwise` for the windows of those, None where all do."""
+    given = [getattr(part, name) for part in parts]
+    if all(each is None for each in given):
+        return None
+    filled = [np.full(len(part), otherwise) for part in parts]
+    return np.concatenate(
+        [full if each is None else each for each, full in zip(given, filled, strict=True)]
+    )
 
 
 def positions(index: Index, count: int) -> IntArray:

@@ -22,7 +22,7 @@ def costs(model: Model, raw: RawWindows) -> dict[str, Any]:
     as `exact_pinball`.
     """
     windows = transform(raw.select(np.arange(min(_WINDOWS, len(raw)))), model.spec.window)
-    wanted = Model(model.spec, model.network).scaled(windows)
+    wanted = Model(model.spec, model.network, adapter=model.adapter).scaled(windows)
     target = torch.from_numpy(windows.target)
 
     def loss(found: np.ndarray[Any, Any]) -> float:

@@ -1,4 +1,4 @@
-"""Checkpoints: what a base training needs to go on exactly, as one safetensors file.
+"""Checkpoints: what a training or an update needs to go on exactly, as one safetensors file.
 
 Weights and arrays are tensors, everything else is JSON in the file's header: nothing in it can run
 code. A checkpoint is never served, and only the training that made it may resume from it.
@@ -6,10 +6,11 @@ code. A checkpoint is never served, and only the training that made it may resum
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 import safetensors
 import safetensors.torch
@@ -17,8 +18,12 @@ from torch import Tensor
 
 from forecast.errors import StateError, TrainingError
 
+if TYPE_CHECKING:
+    from forecast.windows import RawWindows
+
 _FORMAT = 2
 """1 numbered the optimiser's moments by the many small weights of pytorch-forecasting's network."""
+_UPDATE_FORMAT = "update-1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,29 +68,90 @@ class Checkpoint:
         tensors = {"rest": self.rest, "generator": self.generator}
         for part in ("network", "best", "moments"):
             tensors |= {f"{part}/{name}": value for name, value in getattr(self, part).items()}
-        about = {"format": _FORMAT, **asdict(self.progress)}
-        own = {name: value.clone().contiguous() for name, value in tensors.items()}
-        return safetensors.torch.save(own, metadata={"fleetcast": json.dumps(about)})
+        return _file({"format": _FORMAT, **asdict(self.progress)}, tensors)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """What `to_bytes` made; raises StateError for anything else."""
         try:
-            tensors = safetensors.torch.load(data)
-            size = int.from_bytes(data[:8], "little")
-            about = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["fleetcast"])
-            if about["format"] != _FORMAT:
-                raise StateError(f"checkpoint: format {about['format']!r} is unknown")
+            about, tensors = _read(data, _FORMAT)
             known = {field.name: about[field.name] for field in fields(Progress)}
             known |= {name: tuple(known[name]) for name in ("looks", "betas")}
-            parts: dict[str, dict[str, Tensor]] = {"network": {}, "best": {}, "moments": {}}
             rest, generator = tensors.pop("rest"), tensors.pop("generator")
-            for name, value in tensors.items():
-                part, inner = name.split("/", 1)
-                parts[part][inner] = value
+            parts = _parts(tensors, "network", "best", "moments")
         except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
             raise StateError(f"checkpoint: damaged: {error!r}") from error
         return cls(progress=Progress(**known), rest=rest, generator=generator, **parts)
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateCheckpoint:
+    """The state of an online update after a step; all tensors are on the CPU.
+
+    What holds weights back is worked out from the update's windows, so it is not in here.
+    """
+
+    of: str
+    """Digest of the update: the checkpoint of another one is not resumed from."""
+    step: int
+    losses: Mapping[str, float]
+    """Sums over the steps made, by part of the loss."""
+    weights: Mapping[str, Tensor]
+    """Those that move."""
+    moments: Mapping[str, Tensor]
+    """The optimiser's state: `<number of the weight>.<name>`."""
+    rest: Tensor
+    """Windows of the pass under way that were not drawn yet, in their order."""
+    generator: Tensor
+    """State of torch's generator."""
+
+    def to_bytes(self) -> bytes:
+        """One safetensors file."""
+        tensors = {"rest": self.rest, "generator": self.generator}
+        for part in ("weights", "moments"):
+            tensors |= {f"{part}/{name}": value for name, value in getattr(self, part).items()}
+        about = {"of": self.of, "step": self.step, "losses": dict(self.losses)}
+        return _file({"format": _UPDATE_FORMAT, **about}, tensors)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """What `to_bytes` made; raises StateError for anything else."""
+        try:
+            about, tensors = _read(data, _UPDATE_FORMAT)
+            rest, generator = tensors.pop("rest"), tensors.pop("generator")
+            parts = _parts(tensors, "weights", "moments")
+            of, step, losses = (about[name] for name in ("of", "step", "losses"))
+        except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise StateError(f"checkpoint: damaged: {error!r}") from error
+        return cls(of, step, losses, parts["weights"], parts["moments"], rest, generator)
+
+
+def moments_of(state: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """An optimiser's state as the flat names of a checkpoint, on the CPU."""
+    return {
+        f"{number}.{name}": value.to("cpu", copy=True)
+        for number, moments in state.items()
+        for name, value in moments.items()
+    }
+
+
+def state_of(moments: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """An optimiser's state from the flat names of a checkpoint."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in moments.items():
+        number, key = name.split(".", 1)
+        state.setdefault(int(number), {})[key] = value
+    return state
+
+
+def digest(about: Sequence[Any], *parts: RawWindows) -> str:
+    """Of what a training is made of, so that no other one goes on from its checkpoint."""
+    said = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for part in parts:
+        said.update(repr(part.servers).encode())
+        said.update(part.origin.tobytes())
+        said.update(part.values.tobytes())
+    return said.hexdigest()
 
 
 def refuse_foreign(state: Mapping[int, Mapping[str, Tensor]], weights: Sequence[Tensor]) -> None:
@@ -94,3 +160,27 @@ def refuse_foreign(state: Mapping[int, Mapping[str, Tensor]], weights: Sequence[
         for name, value in moments.items():
             if name != "step" and value.shape != weights[number].shape:
                 raise TrainingError(f"the checkpoint's {number}.{name} is of another network")
+
+
+def _file(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+    own = {name: value.clone().contiguous() for name, value in tensors.items()}
+    return safetensors.torch.save(own, metadata={"fleetcast": json.dumps(about)})
+
+
+def _read(data: bytes, wanted: int | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `_file` was given; raises StateError for another format."""
+    tensors = safetensors.torch.load(data)
+    size = int.from_bytes(data[:8], "little")
+    about = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["fleetcast"])
+    if about["format"] != wanted:
+        raise StateError(f"checkpoint: format {about['format']!r} is unknown, this is {wanted!r}")
+    return about, tensors
+
+
+def _parts(tensors: Mapping[str, Tensor], *names: str) -> dict[str, dict[str, Tensor]]:
+    """The tensors by their part and their name in it; raises KeyError for another part."""
+    parts: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+    for name, value in tensors.items():
+        part, inner = name.split("/", 1)
+        parts[part][inner] = value
+    return parts

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from forecast.errors import TrainingError
+from forecast.model import pinball_losses
+from train.checkpoint import digest
+from train.moving import moving, quantiles
+from train.passes import Bools, Passes, Saving
+from train.recipes import Part, Recipe
 from train.steps import (
     Device,
     Lessons,
     Precision,
-    evaluation_loss,
     lessons,
     refuse_absent,
     refuse_not_finite,
     repeatable,
-    training_loss,
+    weighed_losses,
 )
 
 if TYPE_CHECKING:
@@ -37,8 +46,28 @@ class UpdateReport:
     steps: int
     windows: int
     learning_rate: float
+    """Of the first step."""
+    lowest_learning_rate: float
     finite: bool
     """Always true: an update that is not finite raises TrainingError instead."""
+    moving: Part
+    moved_weights: int
+    """How many numbers moved."""
+    drifted: bool
+    """Whether it came after a confirmed drift."""
+    losses: Mapping[str, float]
+    """Means over the steps, by part: `pinball`, and each penalty that was on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A challenger, how its training went, and what the given model lost before it."""
+
+    model: Model
+    report: UpdateReport
+    window_losses: NDArray[np.float32]
+    """[N] mean pinball loss of the given model over each window's known labels, without dropout, in
+    units of the window's scale; NaN where no label is known."""
 
 
 class Learner:
@@ -50,74 +79,112 @@ class Learner:
 
     def __init__(
         self,
+        recipe: Recipe,
         *,
-        learning_rate: float,
-        epochs: int,
-        batch_size: int,
-        gradient_clip: float,
         threads: int,
         device: Device = "cpu",
         precision: Precision = "float32",
     ) -> None:
-        """`gradient_clip` bounds the norm of each step's gradient, `threads` torch's threads."""
-        if min(learning_rate, gradient_clip) <= 0 or min(epochs, batch_size, threads) < 1:
-            raise ValueError(
-                f"learning_rate {learning_rate} and gradient_clip {gradient_clip} must be above 0, "
-                f"epochs {epochs}, batch_size {batch_size} and threads {threads} at least 1"
-            )
-        self._learning_rate = learning_rate
-        self._epochs = epochs
-        self._batch_size = batch_size
-        self._gradient_clip = gradient_clip
+        """`threads` bounds torch's threads."""
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads}")
+        self._recipe = recipe
         self._threads = threads
         self._device = device
         self._precision = precision
 
-    def update(self, model: Model, windows: RawWindows, *, seed: int) -> tuple[Model, UpdateReport]:
-        """A copy of `model` that has made `epochs` passes over the labelled `windows`.
+    @classmethod
+    def of(
+        cls,
+        settings: Mapping[str, Any],
+        *,
+        device: Device = "cpu",
+        precision: Precision = "float32",
+    ) -> Self:
+        """From `threads` and the fields of a recipe by name."""
+        plain = dict(settings)
+        threads = plain.pop("threads")
+        return cls(Recipe(**plain), threads=threads, device=device, precision=precision)
 
-        The given model is never touched; the copy comes back on the CPU. Raises TrainingError when
-        no window has a label, or when a loss, a gradient or a weight is not finite.
+    def update(
+        self,
+        model: Model,
+        windows: RawWindows,
+        *,
+        seed: int,
+        drifted: bool = False,
+        replayed: Bools | None = None,
+        saving: Saving | None = None,
+    ) -> Update:
+        """A copy of `model` that has made the recipe's passes over the labelled `windows`.
+
+        `drifted`: a drift was confirmed, so the rate is the recipe's for that, and the model is no
+        teacher any more. `replayed` [N] says which windows come from further back than what is to
+        be learned; unset, all are taken for both. The given model is never touched; the copy comes
+        back on the CPU. On one CPU the same arguments give the same bits, also when the update went
+        on from a checkpoint of its own.
+
+        Raises TrainingError when no window has a label, or when a loss, a gradient or a weight is
+        not finite.
         """
         refuse_absent(self._device)
-        prepared = lessons(windows, model.spec.window)
-        levels = model.spec.quantiles
+        recipe, levels = self._recipe, model.spec.quantiles
+        given = lessons(windows, model.spec.window)
+        past = np.ones(len(given), np.bool_) if replayed is None else replayed
         with repeatable(seed=seed, threads=self._threads):
             challenger = model.copy()
-            challenger.network.to(self._device)
-            before = evaluation_loss(challenger.network, prepared, levels)
+            part = moving(
+                recipe.moving, challenger, given, device=self._device, precision=self._precision
+            )
+            first = quantiles(part, given)
+            before = _mean(first, given, levels)
             if math.isnan(before):
-                raise TrainingError(f"no label to learn from in {len(prepared)} windows")
-            steps = self._learn(challenger, prepared)
-            refuse_not_finite(challenger.network)
-            after = evaluation_loss(challenger.network, prepared, levels)
-            challenger.network.to("cpu")
+                raise TrainingError(f"no label to learn from in {len(given)} windows")
+            passes = Passes(part, given, levels, recipe, drifted=drifted)
+            passes.hold_back(first, past, windows.origin)
+            job = self._digest(model, windows, past, seed=seed, drifted=drifted)
+            passes.run(job, saving or Saving())
+            refuse_not_finite(challenger.whole)
+            after = _mean(quantiles(part, given), given, levels)
+            challenger.whole.to("cpu")
         report = UpdateReport(
             loss_before=before,
             loss_after=after,
-            steps=steps,
-            windows=len(prepared),
-            learning_rate=self._learning_rate,
+            steps=passes.step,
+            windows=len(given),
+            learning_rate=recipe.rate(0, drifted=drifted),
+            lowest_learning_rate=min(recipe.rate(n, drifted=drifted) for n in range(passes.step)),
             finite=True,
+            moving=recipe.moving,
+            moved_weights=sum(each.numel() for each in part.weights.values()),
+            drifted=drifted,
+            losses={name: total / passes.step for name, total in passes.losses.items()},
         )
-        return challenger, report
+        return Update(challenger, report, _by_window(first, given, levels))
 
-    def _learn(self, model: Model, given: Lessons) -> int:
-        """Train in place; the number of steps made."""
-        network, steps = model.network.train(), 0
-        weights = list(network.parameters())
-        optimizer = torch.optim.Adam(weights, lr=self._learning_rate, fused=True)
-        for _ in range(self._epochs):
-            order = torch.randperm(len(given)).numpy()
-            for start in range(0, len(order), self._batch_size):
-                batch = given.select(order[start : start + self._batch_size])
-                loss = training_loss(network, batch, model.spec.quantiles, self._precision)
-                optimizer.zero_grad()
-                torch.autograd.backward(loss)
-                norm = torch.nn.utils.clip_grad_norm_(weights, self._gradient_clip)
-                if not torch.isfinite(norm):
-                    raise TrainingError(f"the gradient's norm is {norm.item()} at step {steps}")
-                optimizer.step()
-                steps += 1
-        network.eval()
-        return steps
+    def _digest(
+        self, model: Model, windows: RawWindows, past: Bools, *, seed: int, drifted: bool
+    ) -> str:
+        """Of all that the update depends on but the lags and spreads, which follow from these."""
+        weights = hashlib.sha256()
+        for each in model.weights().values():
+            weights.update(each.numpy(force=True).tobytes())
+        start = [weights.hexdigest(), asdict(self._recipe), self._threads]
+        about = [*start, seed, drifted, past.tolist()]
+        return digest([model.spec.to_json(), *about], windows)
+
+
+def _mean(found_NHTQ: Tensor, given: Lessons, levels: tuple[float, ...]) -> float:
+    """Weighed pinball loss over all known labels; NaN without one."""
+    total = float(weighed_losses(found_NHTQ, given, levels).sum(dtype=torch.float64))
+    return total / given.seen() if given.seen() else math.nan
+
+
+def _by_window(
+    found_NHTQ: Tensor, given: Lessons, levels: tuple[float, ...]
+) -> NDArray[np.float32]:
+    target_NHT = torch.from_numpy(given.windows.target).to(found_NHTQ.device)
+    losses = pinball_losses(found_NHTQ, target_NHT, levels).sum((1, 2)).numpy(force=True)
+    seen = np.isfinite(given.windows.target).sum((1, 2))
+    means: NDArray[np.float32] = np.where(seen, losses / np.maximum(seen, 1), np.nan)
+    return means.astype(np.float32)

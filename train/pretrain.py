@@ -7,8 +7,6 @@ to survive a killed process takes the checkpoint that is offered after each look
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import warnings
@@ -24,7 +22,14 @@ from torch import Tensor
 
 from forecast.errors import TrainingError
 from forecast.model import Model, ModelSpec, build, with_weights
-from train.checkpoint import Checkpoint, Progress, refuse_foreign
+from train.checkpoint import (
+    Checkpoint,
+    Progress,
+    digest,
+    moments_of,
+    refuse_foreign,
+    state_of,
+)
 from train.course import LOOKS, WATCHED, Batches, Course, Plan
 from train.steps import Device, Precision, lessons, refuse_absent, refuse_not_finite, repeatable
 
@@ -115,7 +120,7 @@ def pretrain(
             raise TrainingError(f"no label in {len(part)} {name} windows")
     plan = Plan.of(len(given), batch_size=batch_size, epochs=epochs, max_steps=max_steps)
     about = [spec.to_json(), plan.steps, batch_size, learning_rate, patience, seed]
-    job = _digest(about, train, validate)
+    job = digest(about, train, validate)
     with repeatable(seed=seed, threads=threads), _quiet():
         batches = Batches(len(given), plan, seed=seed, rank=run.rank, workers=run.workers)
         course = Course(
@@ -225,16 +230,11 @@ class _Keeper(Callback):
             betas=group["betas"],
             passes=self._batches.passes,
         )
-        moments = {
-            f"{number}.{name}": value.to("cpu", copy=True)
-            for number, state in optimizer.state_dict()["state"].items()
-            for name, value in state.items()
-        }
         return Checkpoint(
             progress=progress,
             network=course.copied_weights(),
             best=self.weights,
-            moments=moments,
+            moments=moments_of(optimizer.state_dict()["state"]),
             rest=self._batches.rest,
             generator=torch.get_rng_state(),
         )
@@ -256,25 +256,13 @@ class _Keeper(Callback):
         course.load_weights(resume.network)
         optimizer = trainer.optimizers[0]
         whole = optimizer.state_dict()
-        for name, value in resume.moments.items():
-            number, key = name.split(".", 1)
-            whole["state"].setdefault(int(number), {})[key] = value
+        whole["state"] = state_of(resume.moments)
         refuse_foreign(whole["state"], optimizer.param_groups[0]["params"])
         progress = resume.progress
         whole["param_groups"][0].update(lr=progress.learning_rate, betas=progress.betas)
         optimizer.load_state_dict(whole)
         cycle = trainer.lr_scheduler_configs[0].scheduler
         cycle.load_state_dict({"last_epoch": progress.step, "_step_count": progress.step + 1})
-
-
-def _digest(about: list[Any], *parts: RawWindows) -> str:
-    """Of what a training is made of, so that no other one goes on from its checkpoint."""
-    said = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for part in parts:
-        said.update(repr(part.servers).encode())
-        said.update(part.origin.tobytes())
-        said.update(part.values.tobytes())
-    return said.hexdigest()
 
 
 def _trainer(plan: Plan, callbacks: list[Callback], run: Run) -> Trainer:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from forecast.errors import TrainingError
-from forecast.model import forward, pinball
+from forecast.model import forward, pinball_losses
 from forecast.windows import transform
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "bfloat16"]
 """Of the passes through the network on a GPU; weights, losses and evaluations stay float32."""
 
-_EVALUATION_BATCH = 256
+EVALUATION_BATCH = 256
 _WEIGHTS = (0.1, 10.0)
 _LARGEST_LOG = 88.0
 
@@ -101,7 +101,8 @@ def lessons(raw: RawWindows, spec: WindowSpec) -> Lessons:
     An error of one unit is worth its size in natural units at the window's center. Without weights
     an idle server's noise counts as much as a busy one's swings, and a fleet's error in natural
     units (WQL) is the busy ones'; weighed in full, the busy ones alone would be learned. The root
-    lies between; each target's weights are brought to mean 1 and kept within [0.1, 10].
+    lies between; each target's weights are brought to mean 1 and kept within [0.1, 10]. The weights
+    that windows bring along come on top.
     """
     windows = transform(raw, spec)
     metrics = [spec.metrics[column] for column in spec.target_columns]
@@ -110,7 +111,8 @@ def lessons(raw: RawWindows, spec: WindowSpec) -> Lessons:
     slope_NT = np.exp(np.where(logs, np.minimum(windows.center, _LARGEST_LOG), 0.0))
     worth_NT = np.sqrt(windows.scale * slope_NT)
     share_NT = worth_NT / np.maximum(worth_NT.mean(axis=0), np.finfo(np.float64).tiny)
-    return Lessons(windows, np.clip(share_NT, *_WEIGHTS).astype(np.float32))
+    weight_NT = np.clip(share_NT, *_WEIGHTS).astype(np.float32)
+    return Lessons(windows, weight_NT if raw.weight is None else weight_NT * raw.weight[:, None])
 
 
 def training_loss(
@@ -124,13 +126,18 @@ def training_loss(
     Overwrites the categories of those; draws them from torch's generator. Raises TrainingError when
     the loss is not finite.
     """
-    hidden = (torch.rand(len(batch)) < HIDDEN_ROLES).numpy()
-    batch.windows.encoder_cat[hidden] = 0
-    batch.windows.decoder_cat[hidden] = 0
+    hide_roles(batch)
     loss = _weighed(network, batch, levels, precision)
     if not torch.isfinite(loss):
         raise TrainingError(f"the training loss is {loss.item()} on {len(batch)} windows")
     return loss
+
+
+def hide_roles(batch: Lessons) -> None:
+    """Overwrite the categories of some windows, drawn by torch's generator, by the unknown one."""
+    hidden = (torch.rand(len(batch)) < HIDDEN_ROLES).numpy()
+    batch.windows.encoder_cat[hidden] = 0
+    batch.windows.decoder_cat[hidden] = 0
 
 
 def evaluation_loss(network: FastTFT, given: Lessons, levels: Sequence[float]) -> float:
@@ -141,8 +148,8 @@ def evaluation_loss(network: FastTFT, given: Lessons, levels: Sequence[float]) -
     training, total, count = network.training, 0.0, 0
     network.eval()
     with torch.no_grad():
-        for start in range(0, len(given), _EVALUATION_BATCH):
-            part = given.select(np.arange(start, min(start + _EVALUATION_BATCH, len(given))))
+        for start in range(0, len(given), EVALUATION_BATCH):
+            part = given.select(np.arange(start, min(start + EVALUATION_BATCH, len(given))))
             total += _weighed(network, part, levels).item() * part.seen()
             count += part.seen()
     network.train(training)
@@ -155,15 +162,23 @@ def _weighed(
     levels: Sequence[float],
     precision: Precision = "float32",
 ) -> Tensor:
-    """Mean over known labels of weight x pinball loss, which is the loss of weighed numbers."""
+    """Mean over the known labels; see `weighed_losses`."""
     device = next(network.parameters()).device
-    weight_NHT = torch.from_numpy(batch.weight).to(device)[:, None]
-    target_NHT = torch.from_numpy(batch.windows.target).to(device)
     halved = precision == "bfloat16" and device.type == "cuda"
     with torch.autocast(device.type, torch.bfloat16, enabled=halved):
         predicted_NHTQ = forward(network, batch.windows)
-    predicted_NHTQ = predicted_NHTQ.float()
-    return pinball(predicted_NHTQ * weight_NHT[..., None], target_NHT * weight_NHT, levels)
+    losses = weighed_losses(predicted_NHTQ.float(), batch, levels)
+    return losses.sum() / max(1, batch.seen())
+
+
+def weighed_losses(predicted_NHTQ: Tensor, batch: Lessons, levels: Sequence[float]) -> Tensor:
+    """[N, H, T] weight x pinball loss of each label, which is the loss of weighed numbers; 0 for
+    an unknown label.
+    """
+    device = predicted_NHTQ.device
+    weight_NHT = torch.from_numpy(batch.weight).to(device)[:, None]
+    target_NHT = torch.from_numpy(batch.windows.target).to(device) * weight_NHT
+    return pinball_losses(predicted_NHTQ * weight_NHT[..., None], target_NHT, levels)
 
 
 def refuse_not_finite(network: nn.Module) -> None:

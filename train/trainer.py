@@ -7,11 +7,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from forecast.artifact import Artifact, pack, unpack
@@ -22,6 +23,7 @@ from forecast.model import Model, ModelSpec
 from forecast.schema import Schema
 from forecast.serving_cost import costs
 from forecast.windows import RawWindows, WindowSpec
+from train import active
 from train.gate import Evidence
 from train.learner import Learner
 from train.paired import measure
@@ -36,6 +38,8 @@ OnWorkers = Callable[
 log = logging.getLogger("fleetcast.trainer")
 
 _PROBE_WINDOWS = 2
+_KNOWN_WINDOWS = 2048
+"""Of a training from nothing, in which they come in random order: so many show what is usual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,8 @@ class UpdateJob:
     slot: int
     seed: int
     parent: int
+    drifted: bool = False
+    """Whether a drift was confirmed since the parent learned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,8 @@ class Result:
     kind: Literal["base", "update", "retrain"]
     artifact: Artifact
     report: Mapping[str, Any]
+    window_losses: NDArray[np.float32] | None = field(default=None, compare=False)
+    """[N] what the parent lost on each window of an update; see `train.learner.Update`."""
 
 
 class Trainer:
@@ -91,10 +99,12 @@ class Trainer:
         serving: ServingPrecision = "float32",
         bar: bool = False,
         on_workers: OnWorkers | None = None,
+        uncertainty: float | None = None,
     ) -> None:
         """`on_workers`, where given, trains from nothing; updates are always trained here.
 
-        `precision` is that of training, `serving` that in which versions serve and are judged.
+        `precision` is that of training, `serving` that in which versions serve and are judged. With
+        `uncertainty`, a rank, updates learn from uncertain and novel windows alone.
         """
         self._schema = schema
         self._context, self._horizon = context, horizon
@@ -105,7 +115,8 @@ class Trainer:
         self._run = Run(device=device, precision=precision, bar=bar, on_progress=self._tell)
         self._on_workers = on_workers
         self._serving = serving
-        self._learner = Learner(device=device, precision=precision, **learner)
+        self._uncertainty = uncertainty
+        self._learner = Learner.of(learner, device=device, precision=precision)
         self._progress: dict[str, Any] = {}
 
     def train_base(self, job: BaseJob, windows: RawWindows, validation: RawWindows) -> Result:
@@ -129,21 +140,33 @@ class Trainer:
         # Its weights were chosen by how well they forecast the validation windows.
         seen = int(validation.origin.max()) + validation.horizon
         lineage = {"kind": job.kind, "parent": job.parent, "validated_to_slot": seen}
-        return self._result(job, lineage, model, asdict(report), windows)
+        known = self._known(model, windows.rows(slice(_KNOWN_WINDOWS)))
+        return self._result(job, lineage, model, asdict(report), windows, known)
 
     def update(self, job: UpdateJob, champion: Artifact, windows: RawWindows) -> Result:
-        """A challenger from the champion; raises TrainingError when it did not stay finite."""
+        """A challenger from the champion; raises TrainingError when it did not stay finite.
+
+        Raises NothingNew when active learning finds too little to learn.
+        """
         if not windows.servers:
             raise TrainingError(f"{job.update_id}: no training windows")
         parent = unpack(champion, fingerprint=None, precision=None)
-        readable = self._fit(parent).windows(windows)
+        choice = self._choice(parent, champion, windows)
+        learned = windows if choice is None else windows.select(choice.rows)
+        readable = self._fit(parent).windows(learned)
         self._progress = {"update_id": job.update_id}
         try:
-            model, report = self._learner.update(parent, readable, seed=job.seed)
+            made = self._learner.update(
+                parent, readable, seed=job.seed, drifted=job.drifted, replayed=readable.replayed
+            )
         finally:
             self._progress = {}
         lineage = {"kind": "update", "parent": job.parent}
-        return self._result(job, lineage, model, asdict(report), readable)
+        told = asdict(made.report) | ({} if choice is None else {"active": choice.report()})
+        losses = made.window_losses if choice is None else choice.spread(made.window_losses)
+        known = self._known(made.model, windows)
+        result = self._result(job, lineage, made.model, told, readable, known)
+        return replace(result, window_losses=losses)
 
     def judge(
         self,
@@ -181,6 +204,29 @@ class Trainer:
         """What is being trained now; empty when nothing is."""
         return dict(self._progress)
 
+    def _choice(
+        self, parent: Model, champion: Artifact, windows: RawWindows
+    ) -> active.Choice | None:
+        """What an update learns from; None: from all of it."""
+        if self._uncertainty is None:
+            return None
+        forecast = self._fit(parent).predict(parent, windows)
+        known = champion.manifest.get("known")
+        return active.choose(
+            windows,
+            forecast,
+            self._schema,
+            threshold=self._uncertainty,
+            known=None if known is None else active.Known.from_json(known),
+        )
+
+    def _known(self, model: Model, windows: RawWindows) -> dict[str, Any] | None:
+        """What was usual in a training, for the manifest of the version that comes of it."""
+        if self._uncertainty is None:
+            return None
+        forecast = self._fit(model).predict(model, windows)
+        return active.Known.of(windows, forecast, self._schema).to_json()
+
     def _forecast(self, artifact: Artifact, holdout: RawWindows) -> NDArray[np.float32]:
         """Quantiles [N, H, T, Q] in natural units, in the form in which versions serve."""
         model = unpack(artifact, fingerprint=None, precision=self._serving)
@@ -217,6 +263,7 @@ class Trainer:
         model: Model,
         report: dict[str, Any],
         windows: RawWindows,
+        known: Mapping[str, Any] | None,
     ) -> Result:
         lineage = {
             **origin,
@@ -233,6 +280,7 @@ class Trainer:
             fingerprint=self._schema.fingerprint(),
             lineage=lineage,
             metrics=report,
+            known=known,
             serving=costs(model, windows),
             probe=windows.select(np.arange(min(_PROBE_WINDOWS, len(windows)))),
             # Event time, so that the same job gives the same bytes; the audit log has the clock.
@@ -244,12 +292,15 @@ class Trainer:
 def _moved(challenger: Artifact, champion: Artifact) -> float:
     """How far an update moved the weights it started from: |new - old| / |old|, L2 over all.
 
-    Raises ArtifactError for weights of another shape.
+    An adapter counts; of a champion without one it is 0, which is where it begins, and the norm is
+    the network's. Raises ArtifactError for weights of another shape.
     """
     new, old = (
-        unpack(each, fingerprint=None, precision=None).network.state_dict()
-        for each in (challenger, champion)
+        unpack(each, fingerprint=None, precision=None).weights() for each in (challenger, champion)
     )
+    for name in new.keys() - old.keys():
+        if name.startswith("adapter."):
+            old[name] = torch.zeros_like(new[name])
     shapes = [{name: tuple(weight.shape) for name, weight in each.items()} for each in (new, old)]
     if shapes[0] != shapes[1]:
         raise ArtifactError("its weights have another shape than the champion's")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from forecast.fast.network import quantiles
+from forecast.fast.network import body, head, quantiles
 from forecast.fast.pieces import Weights
 from forecast.fast.shape import Shape
-from forecast.fast.weights import from_state, groups_of, to_state
+from forecast.fast.weights import LAST, from_state, groups_of, to_state
 
 if TYPE_CHECKING:
     from pytorch_forecasting import TemporalFusionTransformer
@@ -57,6 +57,21 @@ class FastTFT(nn.Module):
             self.groups, {name: grad for name, grad in given.items() if grad is not None}
         )
 
+    def last_layers(self) -> dict[str, nn.Parameter]:
+        """The weights that `head` reads, by the names of the parameters."""
+        return {name: self.weights[name] for name in LAST}
+
+    def body(self, encoder_cont: Tensor, decoder_cont: Tensor, categories: Tensor) -> Tensor:
+        """[2, F, H, N] of inputs as `forward` reads them: what `head` makes quantiles of."""
+        w: Weights = dict(self.weights.items())
+        parts = body(w, self.shape, (encoder_cont, decoder_cont, categories), self._drop())
+        return torch.stack(parts).view(2, -1, decoder_cont.shape[1], len(decoder_cont))
+
+    def head(self, given_2FHN: Tensor) -> Tensor:
+        """Scaled quantiles [N, H, T, Q] by the last layers; after `body` it is `forward`."""
+        wise, skip = given_2FHN.flatten(2)
+        return head(self.last_layers(), self.shape, wise, skip, given_2FHN.shape[3])
+
     def forward(self, encoder_cont: Tensor, decoder_cont: Tensor, categories: Tensor) -> Tensor:
         """Scaled quantiles [N, H, T, Q] from [N, L, C], [N, H, C] and categories [N, K].
 
@@ -64,12 +79,14 @@ class FastTFT(nn.Module):
         """
         shape = self.shape
         w: Weights = dict(self.weights.items())  # looked up often, and slowly in a module
-        drop = shape.dropout if self.training else 0.0
         if len(encoder_cont) != len(decoder_cont) or len(encoder_cont) != len(categories):
             raise ValueError("context, horizon and categories differ in their number of windows")
         if not len(encoder_cont):
             return encoder_cont.new_zeros(0, decoder_cont.shape[1], shape.targets, shape.levels)
-        return quantiles(w, shape, (encoder_cont, decoder_cont, categories), drop)
+        return quantiles(w, shape, (encoder_cont, decoder_cont, categories), self._drop())
+
+    def _drop(self) -> float:
+        return self.shape.dropout if self.training else 0.0
 
 
 def _rename(module: nn.Module, state: dict[str, Any], prefix: str, _: object) -> None:

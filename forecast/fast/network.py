@@ -4,7 +4,8 @@ Same function, same dropouts in the same places. Windows have full length, so no
 masked by data, and what nobody asked for (attention maps, selection weights) is not kept. Tensors
 are [feature, time, window], for the reason that `pieces` gives; a batch is one pass.
 
-Legend: N windows, L context, H horizon, T targets, Q levels, C real columns, K categories.
+Legend: N windows, L context, H horizon, T targets, Q levels, C real columns, K categories, F the
+hidden size.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ def quantiles(w: Weights, shape: Shape, given: Inputs, drop: float) -> Tensor:
     Under autocast the selection networks stay in full precision: they are small products between
     long sums. What follows them is cast.
     """
+    return head(w, shape, *body(w, shape, given, drop), len(given[0]))
+
+
+def body(w: Weights, shape: Shape, given: Inputs, drop: float) -> tuple[Tensor, Tensor]:
+    """All that the last layers read, see `_ahead`; the rest is as for `quantiles`."""
     encoder_cont, decoder_cont, categories = given
     with torch.autocast(encoder_cont.device.type, enabled=False):
         static_HN = static_embedding(w, shape, encoder_cont[:, 0], categories, drop)
@@ -42,7 +48,16 @@ def quantiles(w: Weights, shape: Shape, given: Inputs, drop: float) -> Tensor:
         selected = torch.cat(parts, 1)
     local = _local(w, shape, selected, encoder_cont.shape[1], contexts, drop)
     enriched = _enrich(w, local, contexts[3], drop)
-    return _decode(w, shape, local, enriched, encoder_cont.shape[1], drop)
+    return _ahead(w, local, enriched, encoder_cont.shape[1], drop)
+
+
+def head(w: Weights, shape: Shape, wise: Tensor, skip: Tensor, count: int) -> Tensor:
+    """Scaled quantiles [N, H, T, Q]: the gate and norm before the output, and the output layer."""
+    gates = _linear(w, "last_gate", wise)
+    last = pieces.gate_norm(gates, skip, w["last_norm_weight"], w["last_norm_bias"])
+    weight, bias = w["output_weight"].flatten(0, 1), w["output_bias"].flatten()
+    flat = torch.addmm(bias, last.T, weight.T)
+    return flat.view(-1, count, shape.targets, shape.levels).transpose(0, 1)
 
 
 def _contexts(w: Weights, static_HN: Tensor, drop: float) -> Tensor:
@@ -100,26 +115,16 @@ def _residual(w: Weights, key: str, before: Tensor, skip: Tensor, drop: float) -
     return pieces.gate_norm(gates, skip, w[f"{key}_norm_weight"], w[f"{key}_norm_bias"])
 
 
-def _decode(
-    w: Weights,
-    shape: Shape,
-    local_HTN: Tensor,
-    enriched_HTN: Tensor,
-    context: int,
-    drop: float,
-) -> Tensor:
-    """[N, H, T, Q] attention over all that is known at each horizon step, and the outputs."""
-    count = local_HTN.shape[2]
+def _ahead(
+    w: Weights, local_HTN: Tensor, enriched_HTN: Tensor, context: int, drop: float
+) -> tuple[Tensor, Tensor]:
+    """Both [F, H x N]: each horizon step after attention over all that is known, and its skip."""
     ahead = enriched_HTN[:, context:].flatten(1)
     mixed = _attend(w, enriched_HTN, context, drop)
     gates = _linear(w, "attended_gate", pieces.dropout(mixed, drop))
     seen = pieces.gate_norm(gates, ahead, w["attended_norm_weight"], w["attended_norm_bias"])
     wise = _residual(w, "wise", _linear(w, "wise_fc1", seen), seen, drop)
-    gates, skip = _linear(w, "last_gate", wise), local_HTN[:, context:].flatten(1)
-    last = pieces.gate_norm(gates, skip, w["last_norm_weight"], w["last_norm_bias"])
-    weight, bias = w["output_weight"].flatten(0, 1), w["output_bias"].flatten()
-    flat = torch.addmm(bias, last.T, weight.T)
-    return flat.view(-1, count, shape.targets, shape.levels).transpose(0, 1)
+    return wise, local_HTN[:, context:].flatten(1)
 
 
 def _attend(w: Weights, enriched_HTN: Tensor, context: int, drop: float) -> Tensor:

@@ -17,6 +17,14 @@ from forecast.fast.shape import Shape
 CONTEXTS = ("variable_selection", "initial_hidden_lstm", "initial_cell_lstm", "enrichment")
 """The four networks between the static features and the rest, in the order they are stacked."""
 
+LAST = tuple(
+    f"{layer}_{what}"
+    for layer in ("last_gate", "last_norm", "output")
+    for what in ("weight", "bias")
+)
+"""The parameters behind the last residual network: the gate and norm before the output, the output
+layer (`pre_output_gate_norm` and `output_layer` in the state dict)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Group:

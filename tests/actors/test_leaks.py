@@ -82,6 +82,14 @@ async def test_no_update_and_no_verdict_sees_a_label_too_early(tmp_path, base, d
     assert {newest - slot for what, slot, newest in seen if what == "judge"} == {-delay}
 
 
+async def test_with_replay_no_update_sees_a_label_of_its_holdout(tmp_path, base):
+    config = config_of(tmp_path, strategy="replay", replay_sample_ratio=0.5)
+    _, seen, _ = await _ahead(config, base, delay=12)
+    assert [what for what, _, _ in seen] == 3 * ["update", "judge"]
+    # The labels' delay, two hours held out, and the horizon before them.
+    assert {newest - slot for what, slot, newest in seen if what == "update"} == {-12 - 24 - 6}
+
+
 async def test_a_first_model_sees_no_label_too_early(tmp_path):
     config = small_config(tmp_path, REPLAY)
     _, seen, _ = await watched(config, REPLAY, None, slots=6, delay=12, chunk_slots=6)

@@ -12,7 +12,7 @@ from actors import arguments
 from actors.learning import Learning
 from actors.local import LocalHandle
 from actors.state import ControllerState, Pending, StateFile
-from forecast.errors import ArtifactError
+from forecast.errors import ArtifactError, NothingNew
 from tests.actors.scenario import small_config, small_replay
 from tests.train.losses_scene import losses
 from train.gate import Evidence
@@ -22,12 +22,18 @@ HOUR = 12
 RETRAIN = {"retrain_interval_hours": 10, "lookback_days": 2}
 
 
+def _result(job):
+    given = {"artifact": "challenger", "report": {}, "window_losses": None}
+    return SimpleNamespace(update_id=job.update_id, **given)
+
+
 class _Buffer:
     """A history from slot 0 on; `draw` and `holdout` give back what was asked."""
 
     def __init__(self):
         self.may_learn = True
         self.rows = 1000
+        self.told = []
 
     async def status(self):
         return SimpleNamespace(first_slot=0, may_learn=self.may_learn)
@@ -40,6 +46,12 @@ class _Buffer:
 
     async def holdout(self, **query):
         return query
+
+    async def rehearse(self, **query):
+        return query
+
+    async def reprioritize(self, update_id, losses):
+        self.told.append((update_id, losses))
 
 
 class _Trainer:
@@ -63,7 +75,7 @@ class _Registry:
     def __init__(self):
         self.anchor = 3
         self.damaged = set()
-        self.verdicts = []
+        self.verdicts, self.notes = [], []
 
     async def verdict(self, update_id):
         return None
@@ -86,7 +98,7 @@ class _Registry:
         self.verdicts.append(("reject", version, record))
 
     async def note(self, kind, **detail):
-        return None
+        self.notes.append((kind, detail))
 
 
 class _Scene:
@@ -112,7 +124,7 @@ class _Scene:
         given = []
 
         async def update(job, champion, windows):
-            return SimpleNamespace(artifact="challenger", report={}, update_id=job.update_id)
+            return _result(job)
 
         async def judge(challenger, holdout, champion, anchor, started_from_champion):
             given.append((champion, anchor, started_from_champion))
@@ -196,7 +208,7 @@ async def test_a_challenger_is_compared_with_what_a_job_promoted_meanwhile(tmp_p
     judged = []
 
     async def update(job, champion, windows):
-        return SimpleNamespace(artifact="challenger", report={}, update_id=job.update_id)
+        return _result(job)
 
     async def judge(challenger, holdout, champion, anchor, started_from_champion):
         judged.append((challenger, champion, anchor, started_from_champion))
@@ -277,7 +289,7 @@ async def test_a_disk_that_is_full_fails_the_update_and_not_the_step(tmp_path):
         raise OSError(28, "No space left on device")
 
     async def update(job, champion, windows):
-        return SimpleNamespace(artifact="challenger", report={}, update_id=job.update_id)
+        return _result(job)
 
     scene.trainer.update, scene.trainer.judge = update, judge
     await scene.to(1026)
@@ -293,3 +305,56 @@ def test_a_state_file_of_before_retrains_is_read(tmp_path):
     state = ControllerState(9, 3, Pending("retrain", "retrain-3", 3, 4, 1), 3)
     StateFile(path).save(state)
     assert StateFile(path).load() == state
+
+
+async def test_with_replay_a_share_of_an_update_comes_from_the_table_and_nothing_else_does(
+    tmp_path,
+):
+    changes = {"strategy": "replay", "replay_sample_ratio": 0.4, "replay_buffer_size": 900}
+    config = small_config(tmp_path, REPLAY, **changes)
+    assert arguments.buffer(config)["replay_windows"] == 900
+    assert arguments.buffer(small_config(tmp_path, REPLAY))["replay_windows"] == 0
+    scene, plain = _Scene(tmp_path, **changes, **RETRAIN), _Scene(tmp_path, **RETRAIN)
+    for one in (scene, plain):
+        await one.to(1123)
+    asked = {job.kind if hasattr(job, "kind") else "update": q for job, q, _ in scene.trainer.asked}
+    usual = {job.kind if hasattr(job, "kind") else "update": q for job, q, _ in plain.trainer.asked}
+    more = {"update_id": "update-1096", "ratio": 0.4}
+    assert asked == {"retrain": usual["retrain"], "update": {**usual["update"], **more}}
+
+
+async def test_the_table_hears_of_an_updates_losses_before_the_verdict_and_only_of_an_updates(
+    tmp_path,
+):
+    scene = _Scene(tmp_path, strategy="replay")
+    scene.judged_as(Evidence(losses=losses({"challenger": 0.0, "champion": 0.0})))
+    told_at_verdict = []
+
+    async def promote(version, **record):
+        told_at_verdict.append(list(scene.buffer.told))
+
+    scene.registry.promote = promote
+    await scene.to(1026)
+    assert told_at_verdict == [[("update-1024", None)]]
+
+
+async def test_an_update_that_was_not_worth_it_is_put_on_record_and_is_no_failure(tmp_path):
+    scene = _Scene(tmp_path, active_learning=True)
+
+    async def update(job, champion, windows):
+        raise NothingNew("5 of 64 windows are uncertain or novel, an update needs 10")
+
+    scene.trainer.update = update
+    due = await scene.to(1050)
+    assert [p.asked_slot for p in due] == [1024, 1048]
+    assert scene.learning.last_failure is None
+    assert [kind for kind, _ in scene.registry.notes] == 2 * ["update_skipped"]
+    assert scene.registry.notes[0][1]["detail"]["update_id"] == "update-1024"
+    assert scene.registry.verdicts == []
+
+
+def test_active_learning_reaches_the_trainer_with_its_threshold(tmp_path):
+    off = small_config(tmp_path, REPLAY, uncertainty_threshold=0.9)
+    on = small_config(tmp_path, REPLAY, uncertainty_threshold=0.9, active_learning=True)
+    assert arguments.trainer(off)["uncertainty"] is None
+    assert arguments.trainer(on)["uncertainty"] == 0.9

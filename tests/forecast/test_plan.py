@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,11 @@ from forecast.record import CHAMPION, ForecastBlock, ServerStatus, Snapshot
 from forecast.schema import SampleBlock, ServerInfo
 from forecast.window_spec import WindowSpec
 from forecast.windows import RawWindows
+from train import rehearsal_log
 from train.buffer import Buffer
+from train.offer import Offer
+from train.replay import ReplayTable
+from train.segments import SegmentLog
 
 SERVERS = 60
 FIRST = 5_000_000
@@ -245,3 +250,22 @@ def test_the_json_is_flat_and_its_parts_add_up():
         if key.startswith("memory_mb.") and not key.endswith(".limit")
     ]  # fmt: skip
     assert sum(parts) == pytest.approx(flat["memory_mb"], abs=0.1)
+
+
+def test_the_replay_table_takes_what_was_planned_and_nothing_without_its_strategy(tmp_path):
+    online = {"strategy": "replay", "replay_buffer_size": 5000, "enabled": True}
+    config = config_of(online_learning=online)
+    sizes, rng = Sizes(config), np.random.default_rng(0)
+    schema, shape = config.panel.schema_of(), {"context": sizes.context, "horizon": sizes.horizon}
+    table = ReplayTable(schema=schema, capacity=5000, **shape)
+    assert table.nbytes == pytest.approx(sizes.replay, rel=0.05)
+    kind = rehearsal_log.about(schema, capacity=5000, **shape)
+    for at in range(80):
+        raw = windows_of(sizes, config, rng)
+        raw = replace(raw, origin=raw.origin + 7 * at)
+        table.insert(Offer.of(raw, schema), losses=None, seed=at)
+    log = SegmentLog(tmp_path, acknowledge="write", segment_bytes=1 << 20, about=kind)
+    log.compact(rehearsal_log.dump(table, kind, {}))
+    size = next(tmp_path.glob("snapshot-*")).stat().st_size
+    assert size == pytest.approx(sizes.replay * len(table) / 5000, rel=0.05)
+    assert Sizes(config_of(online_learning={"enabled": True})).replay == 0

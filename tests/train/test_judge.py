@@ -15,13 +15,22 @@ from forecast.model import Model, ModelSpec, build
 from forecast.schema import Schema
 from tests.train.windows_scene import CONTEXT, HORIZON, LEVELS, METRICS, TARGETS, spec, windows
 from train.paired import wql
-from train.trainer import Trainer
+from train.trainer import Trainer, UpdateJob
 
 SCHEMA = Schema(panel="servers", step_seconds=300, metrics=METRICS, targets=TARGETS)
 HOLDOUT = windows(6 * HORIZON)
 
 
-def trainer() -> Trainer:
+USUAL = {
+    "learning_rate": 1e-3,
+    "epochs": 1,
+    "batch_size": 8,
+    "gradient_clip": 0.1,
+    "threads": 1,
+}
+
+
+def trainer(learner=USUAL) -> Trainer:
     return Trainer(
         schema=SCHEMA,
         context=CONTEXT,
@@ -30,13 +39,7 @@ def trainer() -> Trainer:
         network={},
         roles=None,
         base={},
-        learner={
-            "learning_rate": 1e-3,
-            "epochs": 1,
-            "batch_size": 8,
-            "gradient_clip": 0.1,
-            "threads": 1,
-        },
+        learner=learner,
     )
 
 
@@ -114,3 +117,22 @@ def test_an_anchor_without_a_target_of_today_is_not_compared():
     assert unpack(older, fingerprint=None).spec.window.targets == TARGETS[:1]
     found = trainer().judge(artifact(1), HOLDOUT, champion=artifact(2), anchor=older)
     assert set(found.losses.pinball) == {"challenger", "champion"}
+
+
+def test_an_update_of_an_adapter_alone_goes_all_the_way_to_the_gate():
+    made = trainer({**USUAL, "moving": "adapter", "drift_rate_factor": 5.0})
+    champion = artifact(1)
+    result = made.update(UpdateJob("update-9", 9, 3, 1), champion, HOLDOUT)
+    assert result.window_losses.shape == (6 * HORIZON,)
+    assert result.report["moving"] == result.artifact.manifest["metrics"]["moving"] == "adapter"
+    assert "window_losses" not in result.report
+    found = made.judge(result.artifact, HOLDOUT, champion=champion, started_from_champion=True)
+    assert 0 < found.moved < 0.01
+    assert found.losses.pinball.keys() == {"challenger", "champion"}
+    job = UpdateJob("update-10", 10, 3, 2, drifted=True)
+    second = made.update(job, result.artifact, HOLDOUT)
+    assert second.report["learning_rate"] == pytest.approx(5e-3)
+    later = made.judge(
+        second.artifact, HOLDOUT, champion=result.artifact, started_from_champion=True
+    )
+    assert found.moved < later.moved < 0.05

@@ -31,7 +31,8 @@ def learner(**changes) -> Learner:
         "gradient_clip": 1.0,
         "threads": 1,
     }
-    return Learner(**{**settings, **changes})
+    of = {name: changes.pop(name) for name in ("device", "precision") if name in changes}
+    return Learner.of({**settings, **changes}, **of)
 
 
 def weights(some_model):
@@ -45,7 +46,7 @@ def same(left, right) -> bool:
 
 
 def test_an_update_lowers_the_loss_on_its_windows():
-    _, report = learner(epochs=5).update(model(), windows(), seed=1)
+    report = learner(epochs=5).update(model(), windows(), seed=1).report
     assert report.loss_after < report.loss_before
     assert (report.steps, report.windows, report.learning_rate) == (15, 48, 0.01)
     assert report.finite
@@ -54,7 +55,7 @@ def test_an_update_lowers_the_loss_on_its_windows():
 def test_the_given_model_is_not_touched():
     champion = model()
     before = weights(champion)
-    challenger, _ = learner().update(champion, windows(), seed=1)
+    challenger = learner().update(champion, windows(), seed=1).model
     assert same(weights(champion), before)
     assert not same(weights(challenger), before)
     assert not champion.network.training
@@ -63,17 +64,17 @@ def test_the_given_model_is_not_touched():
 
 def test_the_same_update_gives_the_same_bits_whatever_came_before():
     champion, settings = model(), learner()
-    first, first_report = settings.update(champion, windows(), seed=3)
+    first = settings.update(champion, windows(), seed=3)
     torch.rand(5)
     settings.update(champion, windows(seed=9), seed=8)
-    again, again_report = settings.update(champion, windows(), seed=3)
-    assert same(weights(first), weights(again))
-    assert first_report == again_report
+    again = settings.update(champion, windows(), seed=3)
+    assert same(weights(first.model), weights(again.model))
+    assert first.report == again.report
 
 
 def test_another_seed_gives_another_challenger():
-    first, _ = learner().update(model(), windows(), seed=3)
-    other, _ = learner().update(model(), windows(), seed=4)
+    first = learner().update(model(), windows(), seed=3).model
+    other = learner().update(model(), windows(), seed=4).model
     assert not same(weights(first), weights(other))
 
 
@@ -109,8 +110,7 @@ def test_gaps_and_missing_lags_are_no_reason_to_fail():
     values[::3, 2:9] = np.nan
     values[1::3, -2:] = np.nan
     gappy = replace(raw, values=values, daily=nothing, weekly=nothing)
-    _, report = learner().update(model(), gappy, seed=1)
-    assert report.finite
+    assert learner().update(model(), gappy, seed=1).report.finite
 
 
 def test_some_windows_hide_their_role_and_the_rest_keep_it():
@@ -137,7 +137,8 @@ def test_settings_that_make_no_sense_are_refused(wrong):
 def test_an_update_on_a_gpu_comes_back_to_the_cpu(precision):
     champion = model()
     on_gpu = learner(epochs=5, device="cuda", precision=precision)
-    challenger, report = on_gpu.update(champion, windows(), seed=1)
+    made = on_gpu.update(champion, windows(), seed=1)
+    challenger, report = made.model, made.report
     assert report.loss_after < report.loss_before
     assert all(value.device.type == "cpu" for value in weights(challenger).values())
     assert all(value.device.type == "cpu" for value in weights(champion).values())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,13 @@ def test_an_error_counts_by_the_root_of_its_natural_size():
     size = np.sqrt(scale * np.exp(center * [0, 1]))  # the rate is read as log1p
     np.testing.assert_allclose(found.weight, size / size.mean(axis=0), rtol=1e-5)
     assert found.weight[12:].mean() > 1.5 * found.weight[:12].mean()
+
+
+def test_the_weight_that_a_window_brings_along_comes_on_top():
+    raw = windows(6)
+    weight = np.array([1, 0.5, 1, 0.25, 1, 1], np.float32)
+    weighed = lessons(replace(raw, weight=weight), spec().window).weight
+    assert np.array_equal(weighed, lessons(raw, spec().window).weight * weight[:, None])
 
 
 def test_no_window_is_ignored_and_none_counts_more_than_ten_times():

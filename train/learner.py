@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -130,6 +129,8 @@ class Learner:
         refuse_absent(self._device)
         recipe, levels = self._recipe, model.spec.quantiles
         given = lessons(windows, model.spec.window)
+        if not given.seen():
+            raise TrainingError(f"no label to learn from in {len(given)} windows")
         past = np.ones(len(given), np.bool_) if replayed is None else replayed
         with repeatable(seed=seed, threads=self._threads):
             challenger = model.copy()
@@ -137,19 +138,16 @@ class Learner:
                 recipe.moving, challenger, given, device=self._device, precision=self._precision
             )
             first = quantiles(part, given)
-            before = _mean(first, given, levels)
-            if math.isnan(before):
-                raise TrainingError(f"no label to learn from in {len(given)} windows")
             passes = Passes(part, given, levels, recipe, drifted=drifted)
             passes.hold_back(first, past, windows.origin)
             job = self._digest(model, windows, past, seed=seed, drifted=drifted)
             passes.run(job, saving or Saving())
             refuse_not_finite(challenger.whole)
-            after = _mean(quantiles(part, given), given, levels)
+            last = quantiles(part, given)
             challenger.whole.to("cpu")
         report = UpdateReport(
-            loss_before=before,
-            loss_after=after,
+            loss_before=_mean(first, given, levels),
+            loss_after=_mean(last, given, levels),
             steps=passes.step,
             windows=len(given),
             learning_rate=recipe.rate(0, drifted=drifted),
@@ -165,19 +163,21 @@ class Learner:
     def _digest(
         self, model: Model, windows: RawWindows, past: Bools, *, seed: int, drifted: bool
     ) -> str:
-        """Of all that the update depends on but the lags and spreads, which follow from these."""
-        weights = hashlib.sha256()
-        for each in model.weights().values():
-            weights.update(each.numpy(force=True).tobytes())
-        start = [weights.hexdigest(), asdict(self._recipe), self._threads]
+        """Of all that the update depends on."""
+        read = hashlib.sha256()
+        for tensor in model.weights().values():
+            read.update(tensor.numpy(force=True).tobytes())
+        for array in (windows.daily, windows.weekly, windows.spread):
+            read.update(array.tobytes())
+        start = [read.hexdigest(), asdict(self._recipe), self._threads]
         about = [*start, seed, drifted, past.tolist()]
         return digest([model.spec.to_json(), *about], windows)
 
 
 def _mean(found_NHTQ: Tensor, given: Lessons, levels: tuple[float, ...]) -> float:
-    """Weighed pinball loss over all known labels; NaN without one."""
+    """Weighed pinball loss over all known labels."""
     total = float(weighed_losses(found_NHTQ, given, levels).sum(dtype=torch.float64))
-    return total / given.seen() if given.seen() else math.nan
+    return total / given.seen()
 
 
 def _by_window(

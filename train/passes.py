@@ -36,6 +36,10 @@ class Saving:
     resume: UpdateCheckpoint | None = None
     """Of this very update; that of another one is left alone."""
 
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"a checkpoint every {self.every} steps is none: 1 is the least")
+
 
 class Passes:
     """One update under way: its place in the passes, its optimiser, and what holds it back."""

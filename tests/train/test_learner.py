@@ -134,9 +134,11 @@ def test_settings_that_make_no_sense_are_refused(wrong):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_an_update_on_a_gpu_comes_back_to_the_cpu(precision):
+@pytest.mark.parametrize("part", ["full", "last_layers", "adapter"])
+def test_an_update_on_a_gpu_comes_back_to_the_cpu(part, precision):
     champion = model()
-    on_gpu = learner(epochs=5, device="cuda", precision=precision)
+    held = {"ewc_weight": 0.1, "distillation_weight": 0.1}
+    on_gpu = learner(epochs=5, device="cuda", precision=precision, moving=part, **held)
     made = on_gpu.update(champion, windows(), seed=1)
     challenger, report = made.model, made.report
     assert report.loss_after < report.loss_before

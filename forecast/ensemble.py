@@ -12,6 +12,10 @@ the weights, once forecasts have matured:
 Each server learns its own weights. Beside them the fleet's are learned, from every server's regret
 in units of its own; a server has them as long as nothing of its own has matured.
 
+What a version earned follows its number, whatever the member is called that it issues as: a new
+champion starts with the record of the old one, and the old one, where it stays a member, keeps it.
+A change of versions moves no weight between them all and the other members (`_same_share`).
+
 Legend: K members, S servers, T targets, H horizon, Q levels, G groups of steps, P parts of the
 distribution (lower, middle, upper).
 """
@@ -27,6 +31,7 @@ from numpy.typing import NDArray
 
 from forecast.packing import pack_fields, unpack_fields
 from forecast.places import places
+from forecast.record import CHAMPION
 
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -76,6 +81,8 @@ class Weights:
     parts: IntArray = field(repr=False)
     regret: Float32Array = field(repr=False)
     variance: Float32Array = field(repr=False)
+    versions: tuple[int | None, ...] = ()
+    """Each member's version, None for one that is no version; empty where nobody said."""
 
     @classmethod
     def fresh(cls, horizon: int, targets: int, levels: Sequence[float]) -> Self:
@@ -84,23 +91,37 @@ class Weights:
         none = np.zeros((1, 0, 3, targets, 3), np.float32)
         return cls((), (), groups, parts, none, none)
 
-    def of(self, members: Sequence[str], servers: Sequence[str]) -> Float32Array:
+    def of(
+        self,
+        members: Sequence[str],
+        servers: Sequence[str],
+        versions: Sequence[int | None] = (),
+    ) -> Float32Array:
         """Weights [S, K, G, T, P] of these members, each K summing to 1; unknown ones are alike.
 
         >>> weights = Weights.fresh(12, 1, (0.1, 0.5, 0.9)).of(("a", "b"), ("web-1",))
         >>> weights[0, :, 0, 0, 0].round(3).tolist()
         [0.5, 0.5]
         """
-        known = self.among(members, servers)
+        known = self.among(members, servers, versions)
         weights = _aggregate(known.regret, known.variance)
         new = np.all(known.variance[1:] <= 0, axis=1, keepdims=True)
         return np.where(new, weights[:1], weights[1:])
 
-    def among(self, members: Sequence[str], servers: Sequence[str]) -> Weights:
-        """The same knowledge laid out for these members and servers; nothing of new ones."""
-        if tuple(members) == self.members and tuple(servers) == self.servers:
+    def among(
+        self,
+        members: Sequence[str],
+        servers: Sequence[str],
+        versions: Sequence[int | None] = (),
+    ) -> Weights:
+        """The same knowledge laid out for these members and servers; nothing of new ones.
+
+        Of a version that is new, it is what the champion had earned.
+        """
+        asked = (tuple(members), tuple(servers), tuple(versions))
+        if asked == (self.members, self.servers, self.versions):
             return self
-        member = places(members, self.members)
+        member = self._sources(*asked[::2])
         server = np.concatenate([[0], 1 + places(servers, self.servers)])
         laid = []
         for old in (self.regret, self.variance):
@@ -111,12 +132,33 @@ class Weights:
             )
             new[np.ix_(rows, columns)] = old[np.ix_(server[rows], member[columns])]
             laid.append(new)
+        before, now = _line(self.members, self.versions), _line(*asked[::2])
+        if sorted(member[now]) != before:
+            # The regrets of all versions, as they were: of the servers that are asked for.
+            had = tuple(part[server][:, before] for part in (self.regret, self.variance))
+            laid[0][:, now] = _same_share(had, (laid[0][:, now], laid[1][:, now]))
         return replace(
             self,
-            members=tuple(members),
-            servers=tuple(servers),
+            members=asked[0],
+            servers=asked[1],
+            versions=asked[2],
             regret=laid[0],
             variance=laid[1],
+        )
+
+    def _sources(self, members: Sequence[str], versions: Sequence[int | None]) -> IntArray:
+        """Whose record each of these members has: a place in `self.members`, -1 for nobody's."""
+        named = places(members, self.members)
+        if not versions:
+            return named
+        [champion] = places((CHAMPION,), self.members)
+        number = {version: at for at, version in enumerate(self.versions) if version is not None}
+        return np.array(
+            [
+                name if version is None else number.get(version, champion)
+                for name, version in zip(named.tolist(), versions, strict=True)
+            ],
+            np.int64,
         )
 
     def learned(
@@ -126,6 +168,7 @@ class Weights:
         matured: Mapping[int, tuple[Float32Array, Float32Array]],
         actuals_ST: NDArray[Any],
         levels: Sequence[float],
+        versions: Sequence[int | None] = (),
     ) -> Weights:
         """The weights after one more slot.
 
@@ -133,7 +176,7 @@ class Weights:
         was issued [S, T, Q]; `actuals_ST` is what came. A cell where any of them is NaN teaches
         nothing of that member.
         """
-        known = self.among(members, servers)
+        known = self.among(members, servers, versions)
         shape = known.regret[1:].shape
         total, count = np.zeros(shape, np.float32), np.zeros(shape[2:3], np.float32)
         tau = np.asarray(levels, np.float32)
@@ -173,11 +216,15 @@ class Weights:
 
 
 def by_rule(
-    rule: Rule, weights: Weights, members: Sequence[str], servers: Sequence[str]
+    rule: Rule,
+    weights: Weights,
+    members: Sequence[str],
+    servers: Sequence[str],
+    versions: Sequence[int | None] = (),
 ) -> Float32Array:
     """Weights [S, K, G, T, P] of members given oldest first, by a rule."""
     if rule == "learned":
-        return weights.of(members, servers)
+        return weights.of(members, servers, versions)
     shape = (len(servers), len(members), *weights.regret.shape[2:])
     if rule == "uniform":
         return np.full(shape, 1 / len(members), np.float32)
@@ -222,6 +269,32 @@ def _aggregate(regret: Float32Array, variance: Float32Array) -> Float32Array:
     share = factor / factor.sum(1, keepdims=True)
     mixed: Float32Array = (1 - np.float32(SHARE)) * share + np.float32(SHARE / regret.shape[1])
     return mixed
+
+
+def _line(members: Sequence[str], versions: Sequence[int | None]) -> list[int]:
+    """The places of the members that are versions."""
+    known = versions or (None,) * len(members)
+    pairs = enumerate(zip(members, known, strict=True))
+    return [at for at, (name, version) in pairs if version is not None or name == CHAMPION]
+
+
+def _same_share(
+    had: tuple[Float32Array, ...], have: tuple[Float32Array, Float32Array]
+) -> Float32Array:
+    """The regrets of the versions now, so that all of them weigh together what all did before.
+
+    `had` and `have` are regret and variance [1 + S, K, ...] of the versions before and now. What
+    they are to each other does not change; a cell in which one is unknown stays as it is.
+    """
+    regret, variance = have
+    known = np.all(had[1] > 0, axis=1) & np.all(variance > 0, axis=1)
+    known &= bool(had[1].shape[1])
+    with np.errstate(divide="ignore"):
+        logs = [np.log(_eta(v)) + _eta(v) * r for r, v in (had, have)]
+    before, now = (np.logaddexp.reduce(each, axis=1) for each in logs)
+    shift = np.where(known, before - np.where(known, now, 0), 0).astype(np.float32)
+    root: Float32Array = np.sqrt(variance)
+    return regret + shift[:, None] * root
 
 
 def _eta(variance: Float32Array) -> Float32Array:

@@ -83,3 +83,25 @@ def test_the_newest_few_are_kept_and_the_champion_always(members):
     members.load(4, artifact(4))
     members.load(5, artifact(5))
     assert [version for version in range(1, 6) if members.loaded(version)] == [1, 4, 5]
+
+
+def test_versions_that_issue_are_never_pushed_out_and_those_that_no_longer_do_make_room(members):
+    members.swap(3, {"previous_1": 2, "base": 1})
+    assert list(members.issuing.items()) == [("champion", 3), ("previous_1", 2), ("base", 1)]
+    for number in (4, 5, 6):
+        members.load(number, artifact(number))
+    assert [version for version in range(1, 7) if members.loaded(version)] == [1, 2, 3, 5, 6]
+    with pytest.raises(UnknownVersion, match="version 4 is not loaded"):
+        members.swap(6, {"previous_1": 4})
+    assert members.champion == 3
+    members.load(7, artifact(7), holding=(5, 6))
+    members.swap(7, {"previous_1": 6, "previous_2": 5})
+    members.load(8, artifact(8))
+    assert [version for version in range(1, 9) if members.loaded(version)] == [3, 5, 6, 7, 8]
+
+
+def test_each_version_that_issues_forecasts_what_it_forecasts_alone(members):
+    raw = made(NAMES, count=5)
+    members.swap(2, {"base": 1})
+    for name, values in members.of_record(raw).items():
+        np.testing.assert_array_equal(values, members.forecast(raw, members.issuing[name]))

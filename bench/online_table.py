@@ -43,6 +43,12 @@ ROWS = (
     Row("frozen_ensemble", "frozen", ("ensemble",), "frozen and experts, learned weights"),
     Row("naive", "naive", ("champion",), "an update every hour, no gate"),
     Row("default", "default", ("ensemble", "champion"), "the product as configured"),
+    Row(
+        "ensemble",
+        "ensemble",
+        ("ensemble", "champion"),
+        "as default, accepted versions stay members",
+    ),
     Row("leaky", "leaky", ("champion",), "LEAKY upper bound: as naive, with labels of the future"),
 )
 

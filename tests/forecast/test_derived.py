@@ -39,6 +39,7 @@ def ledger(path, **given):
         horizon=HORIZON,
         step_seconds=300,
         retain_slots=288,
+        acknowledge="write",
         limits=LIMITS,
         **given,
     )

@@ -7,14 +7,17 @@ the weights, once forecasts have matured:
     r_k  =  sum of dl(y, q)/dq * (q - q_k)       q as issued: how much better k would have been
     V_k <-  g V_k + 2.2 r_k^2                    eta_k = V_k^-1/2
     R_k <-  g R_k + r_k - eta_k r_k^2
-    w_k  ~  eta_k exp(eta_k R_k)                 then w <- (1 - a) w + a / K
+    w_k  ~  eta_k exp(e_k)                       then w <- (1 - a) w + a / K
 
-Each server learns its own weights. Beside them the fleet's are learned, from every server's regret
-in units of its own; a server has them as long as nothing of its own has matured.
+Each server learns for itself, and beside it the fleet: from every server's regret in units of its
+own. The fleet is sure sooner, so it leads as long as little of the server's own has matured:
+
+    N_k <-  g N_k + [r_k is not 0]               slots that taught something of k
+    e_k  =  eta_k R_k + n0 / (n0 + N_k) * eta'_k R'_k             those with ' are the fleet's
 
 What a version earned follows its number, whatever the member is called that it issues as: a new
 champion starts with the record of the old one, and the old one, where it stays a member, keeps it.
-A change of versions moves no weight between them all and the other members (`_same_share`).
+A change of versions moves no weight between them all and the others (`aggregation.same_share`).
 
 Legend: K members, S servers, T targets, H horizon, Q levels, G groups of steps, P parts of the
 distribution (lower, middle, upper).
@@ -29,6 +32,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from forecast.aggregation import eta_of, inverse, same_share, shares, sureness
 from forecast.packing import pack_fields, unpack_fields
 from forecast.places import places
 from forecast.record import CHAMPION
@@ -44,9 +48,6 @@ RECENCY = (0.5, 0.3, 0.2)
 
 DISCOUNT = 0.9995
 """What a slot's evidence keeps of its weight a slot later: a half-life of 4.8 days at 5 minutes."""
-
-SHARE = 0.01
-"""What all members have in common, so that none is ever lost for good."""
 
 
 def step_groups(horizon: int) -> IntArray:
@@ -72,7 +73,8 @@ def parts_of(levels: Sequence[float]) -> IntArray:
 class Weights:
     """What is known of the members; `learned` makes new ones, these stay as they are.
 
-    `regret` and `variance` float32 [1 + S, K, G, T, P] are R and V; row 0 is the fleet's.
+    `regret` and `variance` float32 [1 + S, K, G, T, P] are R and V, `slots` [1 + S, K, G, T] is N;
+    row 0 is the fleet's.
     """
 
     members: tuple[str, ...]
@@ -81,6 +83,7 @@ class Weights:
     parts: IntArray = field(repr=False)
     regret: Float32Array = field(repr=False)
     variance: Float32Array = field(repr=False)
+    slots: Float32Array = field(repr=False)
     versions: tuple[int | None, ...] = ()
     """Each member's version, None for one that is no version; empty where nobody said."""
 
@@ -89,7 +92,7 @@ class Weights:
         """Nothing is known of anybody yet."""
         groups, parts = step_groups(horizon), parts_of(levels)
         none = np.zeros((1, 0, 3, targets, 3), np.float32)
-        return cls((), (), groups, parts, none, none)
+        return cls((), (), groups, parts, none, none, none[..., 0])
 
     def of(
         self,
@@ -104,9 +107,8 @@ class Weights:
         [0.5, 0.5]
         """
         known = self.among(members, servers, versions)
-        weights = _aggregate(known.regret, known.variance)
-        new = np.all(known.variance[1:] <= 0, axis=1, keepdims=True)
-        return np.where(new, weights[:1], weights[1:])
+        eta, exponent = sureness(known.regret, known.variance, known.slots)
+        return shares(eta[1:], exponent[1:])
 
     def among(
         self,
@@ -124,7 +126,7 @@ class Weights:
         member = self._sources(*asked[::2])
         server = np.concatenate([[0], 1 + places(servers, self.servers)])
         laid = []
-        for old in (self.regret, self.variance):
+        for old in (self.regret, self.variance, self.slots):
             new = np.zeros((len(server), len(member), *old.shape[2:]), np.float32)
             rows, columns = (
                 np.flatnonzero((server > 0) | (np.arange(len(server)) == 0)),
@@ -135,8 +137,9 @@ class Weights:
         before, now = _line(self.members, self.versions), _line(*asked[::2])
         if sorted(member[now]) != before:
             # The regrets of all versions, as they were: of the servers that are asked for.
-            had = tuple(part[server][:, before] for part in (self.regret, self.variance))
-            laid[0][:, now] = _same_share(had, (laid[0][:, now], laid[1][:, now]))
+            parts = (self.regret, self.variance, self.slots)
+            had = [part[server][:, before] for part in parts]
+            laid[0][:, now] = same_share(had, [part[:, now] for part in laid])
         return replace(
             self,
             members=asked[0],
@@ -144,6 +147,7 @@ class Weights:
             versions=asked[2],
             regret=laid[0],
             variance=laid[1],
+            slots=laid[2],
         )
 
     def _sources(self, members: Sequence[str], versions: Sequence[int | None]) -> IntArray:
@@ -196,14 +200,15 @@ class Weights:
         own = discount * known.variance[1:, :, seen] + np.float32(2.2) * found * found
         # The fleet's row counts servers alike: each one's regret in units of what its regrets are.
         unit = np.sqrt(own.mean(axis=(1, 4), keepdims=True))
-        rows = np.concatenate([_mean(found * _inverse(unit)), found])
+        rows = np.concatenate([_mean(found * inverse(unit)), found])
         fleet = discount * known.variance[:1, :, seen] + np.float32(2.2) * rows[:1] ** 2
         v = np.concatenate([fleet, own])
-        regret, variance = known.regret.copy(), known.variance.copy()
-        eta = _eta(v)
+        regret, variance, slots = known.regret.copy(), known.variance.copy(), known.slots.copy()
+        eta = eta_of(v)
         variance[:, :, seen] = v
         regret[:, :, seen] = discount * regret[:, :, seen] + rows - eta * rows * rows
-        return replace(known, regret=regret, variance=variance)
+        slots[:, :, seen] = discount * slots[:, :, seen] + np.any(rows != 0, axis=-1)
+        return replace(known, regret=regret, variance=variance, slots=slots)
 
     def pack(self) -> bytes:
         """The knowledge as bytes, for storage."""
@@ -255,55 +260,11 @@ def combine(
     return np.sort(mixed, axis=-1)
 
 
-def _aggregate(regret: Float32Array, variance: Float32Array) -> Float32Array:
-    """w ~ eta * exp(eta * R), mixed with an equal share, over axis 1 (K).
-
-    A member of whom nothing is known is as sure of itself as the others are, and no better.
-    """
-    unknown = variance <= 0
-    known = np.where(unknown, 0, variance).sum(1, keepdims=True)
-    typical = known / np.maximum(1, (~unknown).sum(1, keepdims=True, dtype=np.float32))
-    eta = _eta(np.where(unknown, typical, variance))
-    exponent = eta * regret
-    factor = np.where(eta > 0, eta, 1) * np.exp(exponent - exponent.max(1, keepdims=True))
-    share = factor / factor.sum(1, keepdims=True)
-    mixed: Float32Array = (1 - np.float32(SHARE)) * share + np.float32(SHARE / regret.shape[1])
-    return mixed
-
-
 def _line(members: Sequence[str], versions: Sequence[int | None]) -> list[int]:
     """The places of the members that are versions."""
     known = versions or (None,) * len(members)
     pairs = enumerate(zip(members, known, strict=True))
     return [at for at, (name, version) in pairs if version is not None or name == CHAMPION]
-
-
-def _same_share(
-    had: tuple[Float32Array, ...], have: tuple[Float32Array, Float32Array]
-) -> Float32Array:
-    """The regrets of the versions now, so that all of them weigh together what all did before.
-
-    `had` and `have` are regret and variance [1 + S, K, ...] of the versions before and now. What
-    they are to each other does not change; a cell in which one is unknown stays as it is.
-    """
-    regret, variance = have
-    known = np.all(had[1] > 0, axis=1) & np.all(variance > 0, axis=1)
-    known &= bool(had[1].shape[1])
-    with np.errstate(divide="ignore"):
-        logs = [np.log(_eta(v)) + _eta(v) * r for r, v in (had, have)]
-    before, now = (np.logaddexp.reduce(each, axis=1) for each in logs)
-    shift = np.where(known, before - np.where(known, now, 0), 0).astype(np.float32)
-    root: Float32Array = np.sqrt(variance)
-    return regret + shift[:, None] * root
-
-
-def _eta(variance: Float32Array) -> Float32Array:
-    return _inverse(np.sqrt(variance))
-
-
-def _inverse(size: Float32Array) -> Float32Array:
-    """1 / size, and 0 where there is none."""
-    return np.divide(1, size, out=np.zeros_like(size), where=size > 1e-15)
 
 
 def _mean(rows: Float32Array) -> Float32Array:

@@ -62,8 +62,54 @@ def test_the_unit_of_a_target_changes_nothing():
 
 
 def test_a_new_server_starts_with_what_the_fleet_has_learned():
-    weights = played(200, [[0.0, 0.0], [3.0, 3.0]])
-    assert (weights.of(MEMBERS, ("new",))[0, 0] > 0.9).all()
+    found = played(200, [[0.0, 0.0], [3.0, 3.0]]).of(MEMBERS, ("new",))
+    assert (found[0, 0] > 0.75).all()
+    assert (found[0, 0, ..., 1] > 0.9).all()
+
+
+def test_a_server_unlike_the_fleet_leaves_its_word_for_what_matures_of_its_own():
+    names = tuple(f"web-{number}" for number in range(20))
+    weights = played(200, [[0.0] * 19 + [3.0], [3.0] * 19 + [0.0]], servers=names)
+    found = weights.of(MEMBERS, (*names, "new"))[:, 0, ..., 1]
+    assert (found[19] < 0.1).all()
+    assert (found[20] > 0.9).all()
+
+
+def test_what_is_noise_on_one_server_is_clear_to_the_fleet():
+    names = tuple(f"web-{number}" for number in range(40))
+    weights = played(16, [[0.0] * 40, [0.15] * 40], servers=names)
+    assert (weights.of(MEMBERS, names)[:, 0, ..., 1] > 0.5).mean() > 0.95
+
+
+def test_a_cell_of_which_nothing_matures_keeps_the_word_of_the_fleet():
+    weights = played(50, [[0.0, 0.0], [3.0, 3.0]])
+    forecast = np.zeros((2, 1, 1, 3), np.float32)
+    gap = np.full((1, 1), np.nan, np.float32)
+    before = weights.of(MEMBERS, ("new",))
+    alone = weights.learned(MEMBERS, ("new",), {1: (forecast, forecast[0])}, gap, LEVELS)
+    np.testing.assert_allclose(alone.of(MEMBERS, ("new",)), before, atol=0.01)
+
+
+def test_how_many_servers_are_alike_changes_nothing():
+    centre = np.array([[0.0, 1.0], [1.0, 0.5]])
+    few = played_alike(60, centre, copies=1)
+    many = played_alike(60, centre, copies=100)
+    np.testing.assert_allclose(many, np.tile(few, (100, 1, 1, 1, 1)), rtol=1e-3)
+
+
+def played_alike(slots, centre_KS, *, copies):
+    """Weights [S, K, G, T, P] after slots in which every server of a copy fares the same."""
+    draw = np.random.default_rng(5)
+    spread = np.array([-0.5, 0.0, 0.5], np.float32)
+    one = (centre_KS[:, :, None, None] + spread).astype(np.float32)
+    forecast = np.tile(one, (1, copies, 1, 1))
+    servers = tuple(f"web-{number}" for number in range(forecast.shape[1]))
+    weights = Weights.fresh(HORIZON, 1, LEVELS)
+    for _ in range(slots):
+        actual = np.tile(draw.normal(0, 0.3, (len(SERVERS), 1)), (copies, 1))
+        matured = {step: (forecast, forecast.mean(0)) for step in range(1, HORIZON + 1)}
+        weights = weights.learned(MEMBERS, servers, matured, actual, LEVELS)
+    return weights.of(MEMBERS, servers)
 
 
 def test_a_new_member_starts_as_one_of_many_and_the_others_keep_their_order():
@@ -155,7 +201,7 @@ def test_at_a_promotion_both_have_what_the_champion_earned_and_experts_keep_thei
     np.testing.assert_allclose(after[:, 0], after[:, 1], rtol=1e-5)
     np.testing.assert_allclose(after[:, 3], before[:, 2], atol=0.005)  # but for the common share
     ratio = before[:, 0] / before[:, 1]
-    np.testing.assert_allclose(after[:, 0] / after[:, 2], ratio, rtol=0.05)
+    np.testing.assert_allclose(after[:, 0] / after[:, 2], ratio, rtol=0.15)
 
 
 def test_a_version_that_goes_leaves_its_share_to_the_other_versions():

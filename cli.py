@@ -27,7 +27,7 @@ from forecast.config import Config
 from forecast.config_files import Loaded, load
 from forecast.errors import ConfigError, DataError, FleetcastError
 from forecast.http.tokens import Token
-from forecast.plan import NEEDS, Plan, shown
+from forecast.needs import NEEDS, Plan, shown
 
 P = ParamSpec("P")
 

@@ -10,6 +10,7 @@ import ray
 from actors.settings import Settings
 from forecast.config import Config
 from forecast.derived import Limits
+from forecast.lineup import versions_beside
 
 _MIB = 1 << 20
 
@@ -27,6 +28,7 @@ def registry(config: Config) -> dict[str, Any]:
         "storage": config.artifacts_dir,
         "panel": config.panel.name,
         "keep_versions": config.online_learning.keep_model_versions,
+        "keep_beside": versions_beside(config),
         "fingerprint": config.panel.schema_of().fingerprint(),
         "now": time.time,
     }
@@ -168,6 +170,7 @@ def settings(config: Config) -> Settings:
         latency=online.update_latency_slots,
         when_late=online.when_late,
         seed=config.training.seed,
+        beside=versions_beside(config),
         precision=config.serve.precision,
     )
 

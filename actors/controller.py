@@ -26,9 +26,10 @@ import numpy as np
 from actors.learning import Learning
 from actors.settings import Settings
 from actors.state import ControllerState, StateFile
-from forecast.errors import ArtifactError, StateError
+from forecast.errors import ArtifactError, StateError, UnknownVersion
 from forecast.members import SEASONAL_NAIVE, Members, MemberTables, blocks_of_record
 from forecast.record import CHAMPION, ENSEMBLE, Snapshot
+from forecast.versions import RegistryState
 from train.buffer import BufferStatus
 
 log = logging.getLogger("fleetcast.controller")
@@ -164,10 +165,28 @@ class Controller:
                 log.error("version %s refused: %s", servable.version, error)
                 self._refused.add(servable.version)
                 continue
-            self._members.swap(servable.version)
+            self._members.swap(servable.version, await self._beside(state, servable.version))
             self._revision = state.revision
             self._learning.champion_is(servable.artifact.manifest.get("lineage", {}))
             return
+
+    async def _beside(self, state: RegistryState, champion: int) -> dict[str, int]:
+        """The versions that issue beside this champion, loaded; one that cannot be is left out."""
+        found: dict[str, int] = {}
+        for member, version in state.beside(champion, self.settings.beside).items():
+            if version in self._refused:
+                continue
+            try:
+                if not self._members.loaded(version):
+                    artifact = await self._registry.load.remote(version)
+                    held = (champion, *found.values())
+                    await asyncio.to_thread(self._members.load, version, artifact, holding=held)
+            except (ArtifactError, UnknownVersion) as error:
+                log.error("version %s is left out of the ensemble: %s", version, error)
+                self._refused.add(version)
+                continue
+            found[member] = version
+        return found
 
     async def _issue(self, slot: int) -> Snapshot:
         """The fleet's forecasts of record for this slot, on the ledger, and their snapshot."""

@@ -9,29 +9,30 @@ import numpy as np
 
 from actors import handles, telemetry
 from forecast.config import Config
-from forecast.plan import MEMBERS, Plan, Rates, plan
+from forecast.lineup import members_of
+from forecast.needs import Plan
+from forecast.plan import Rates, plan
 
 if TYPE_CHECKING:
     from forecast.window_spec import WindowSpec
     from forecast.windows import RawWindows
 
 _WINDOWS = 128
-_LABEL_VALUES = {"role": len(handles.ROLES) - 1, "member": MEMBERS}
-"""How many values the labels of the telemetry table have."""
 
 
 def plan_of(config: Config, rates: Rates | None = None) -> Plan:
     """The needs of a config."""
     # Whoever scrapes Ray's nodes too gets the same numbers a second time, under Ray's names.
-    count = sum(series_of(row) for row in telemetry.TABLE)
+    count = sum(series_of(row, config) for row in telemetry.TABLE)
     return plan(config, series={"at /metrics": count, "by Ray's exporter": count}, rates=rates)
 
 
-def series_of(row: telemetry.Row) -> int:
+def series_of(row: telemetry.Row, config: Config) -> int:
     """How many series one row of the telemetry table becomes."""
+    values = {"role": len(handles.ROLES) - 1, "member": members_of(config)}
     if row.kind == "histogram":
         return len(telemetry.BOUNDS) + 3  # one more bucket, sum and count
-    return 1 if row.label is None else _LABEL_VALUES[row.label]
+    return 1 if row.label is None else values[row.label]
 
 
 def refuse(config: Config) -> Plan:

@@ -42,6 +42,8 @@ class Settings:
     latency: int
     when_late: Literal["continue", "wait"]
     seed: int
+    beside: int = 0
+    """How many accepted versions before the champion issue beside it, and the base; 0: none."""
     label_delay: int = 0
     """How much later than its value a slot is scored and learned from; 0 outside of backtests."""
     precision: Literal["float32", "int8"] = "float32"

@@ -4,6 +4,7 @@ Most rows of the table are members of one run. What differs between runs is what
 
     frozen    nothing: the base model stays
     default   the product as configured, learning on
+    ensemble  the same, but accepted versions stay as weighted members
     naive     an update every hour on the sliding window up to now, and no gate
     leaky     LEAKY: the same on the windows that will be forecast until the next update, their
               labels included: what the literature does at every slot, at the pace of naive

@@ -179,7 +179,8 @@ class OnlineLearning(Section):
     """How the model keeps learning; names and integers are the user's."""
 
     enabled: bool = False
-    strategy: Literal["sliding_window", "replay"] = "sliding_window"
+    strategy: Literal["sliding_window", "replay", "ensemble"] = "sliding_window"
+    """`ensemble` learns as `sliding_window`, and accepted versions stay as weighted members."""
     update_frequency_minutes: int = Field(default=60, ge=1)
     min_samples_for_update: int = Field(default=1000, ge=1)
     sliding_window_hours: int = Field(default=168, ge=1)
@@ -225,6 +226,10 @@ class EnsembleConfig(Section):
     """`learned`: by what each was worth lately, per server, target, steps ahead and part of the
     distribution. `uniform`: all alike. `recency`: versions only, 0.5, 0.3 and 0.2 from the newest.
     """
+
+    versions: int = Field(default=3, ge=1)
+    """With the strategy `ensemble`: accepted versions before the champion that stay members, beside
+    the base."""
 
 
 class ServeConfig(Section):

@@ -87,16 +87,18 @@ class Derived:
     def derive(self, blocks: Sequence[ForecastBlock]) -> tuple[ForecastBlock, ...]:
         """The blocks of one origin with the derived ones, which come after their parts.
 
-        All blocks name the same servers in the same order. Without a champion nothing is derived.
+        All blocks name the same servers in the same order, and versions come newest first. Without
+        a champion nothing is derived.
         """
         parts = parts_of(blocks)
         champion = next((block for block in parts if block.member == CHAMPION), None)
         if champion is None:
             return tuple(blocks)
         if self.rule == "recency":
-            parts = sorted((one for one in parts if one.version is not None), key=_age)
+            parts = [one for one in parts if one.version is not None][::-1]
         servers, names = champion.servers, tuple(block.member for block in parts)
-        weights = by_rule(self.rule, self.weights, names, servers)
+        versions = tuple(block.version for block in parts)
+        weights = by_rule(self.rule, self.weights, names, servers, versions)
         groups, of_level = self.weights.groups, self.weights.parts
         mixed = combine(weights, np.stack([block.values for block in parts]), groups, of_level)
         shown = np.moveaxis(weights[:, :, groups][..., of_level].mean(axis=(2, 4)), 1, 2)
@@ -108,7 +110,7 @@ class Derived:
             version=None,
             values=self._moved(self.ensemble, servers, mixed),
             members=names,
-            versions=tuple(block.version for block in parts),
+            versions=versions,
             weights=np.ascontiguousarray(shown, np.float32),
         )
         return (*parts_of(blocks), calibrated, ensemble)
@@ -139,16 +141,17 @@ class Derived:
         rows = newest[0].servers
         actuals = aligned(np.asarray(actuals_ST, np.float32), servers, rows)
         names = tuple(block.member for block in newest)
+        versions = tuple(block.version for block in newest)
         issued = {step: _step(blocks, ENSEMBLE, step, rows) for step, blocks in found.items()}
         own = {step: _step(blocks, CALIBRATED, step, rows) for step, blocks in found.items()}
         matured = {
-            step: (np.stack([_step(blocks, name, step, rows) for name in names]), issued[step])
+            step: (np.stack([_part(blocks, one, step, rows) for one in newest]), issued[step])
             for step, blocks in found.items()
         }
         resolution = np.array(self.limits.resolution, np.float32)
         return replace(
             self,
-            weights=self.weights.learned(names, rows, matured, actuals, newest[0].levels),
+            weights=self.weights.learned(names, rows, matured, actuals, newest[0].levels, versions),
             champion=self.champion.learned(rows, own, actuals, resolution),
             ensemble=self.ensemble.learned(rows, issued, actuals, resolution),
         )
@@ -195,11 +198,6 @@ def _complete(blocks: Sequence[ForecastBlock]) -> bool:
     return set(DERIVED) <= {block.member for block in blocks}
 
 
-def _age(block: ForecastBlock) -> int:
-    assert block.version is not None
-    return block.version
-
-
 def _step(
     blocks: Sequence[ForecastBlock], member: str, step: int, servers: Sequence[str]
 ) -> Float32Array:
@@ -209,3 +207,16 @@ def _step(
         shape = (len(servers), len(blocks[0].targets), len(blocks[0].levels))
         return np.full(shape, np.nan, np.float32)
     return aligned(block.values[:, step - 1], block.servers, servers)
+
+
+def _part(
+    blocks: Sequence[ForecastBlock], like: ForecastBlock, step: int, servers: Sequence[str]
+) -> Float32Array:
+    """One step of who issues as `like` today [S, T, Q]: of its version, whatever it was called.
+
+    A version that had not come yet is told by who was champion in its place.
+    """
+    if like.version is None:
+        return _step(blocks, like.member, step, servers)
+    same = [one.member for one in parts_of(blocks) if one.version == like.version]
+    return _step(blocks, same[0] if same else CHAMPION, step, servers)

@@ -15,6 +15,10 @@ own. The fleet is sure sooner, so it leads as long as little of the server's own
     N_k <-  g N_k + [r_k is not 0]               slots that taught something of k
     e_k  =  eta_k R_k + n0 / (n0 + N_k) * eta'_k R'_k             those with ' are the fleet's
 
+What a version earned follows its number, whatever the member is called that it issues as: a new
+champion starts with the record of the old one, and the old one, where it stays a member, keeps it.
+A change of versions moves no weight between them all and the others (`aggregation.same_share`).
+
 Legend: K members, S servers, T targets, H horizon, Q levels, G groups of steps, P parts of the
 distribution (lower, middle, upper).
 """
@@ -28,8 +32,10 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from forecast.aggregation import eta_of, inverse, same_share, shares, sureness
 from forecast.packing import pack_fields, unpack_fields
 from forecast.places import places
+from forecast.record import CHAMPION
 
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -42,12 +48,6 @@ RECENCY = (0.5, 0.3, 0.2)
 
 DISCOUNT = 0.9995
 """What a slot's evidence keeps of its weight a slot later: a half-life of 4.8 days at 5 minutes."""
-
-TRUST = 144
-"""n0: own slots after which the fleet's word counts half. Twice as many or as few is as good."""
-
-SHARE = 0.01
-"""What all members have in common, so that none is ever lost for good."""
 
 
 def step_groups(horizon: int) -> IntArray:
@@ -84,6 +84,8 @@ class Weights:
     regret: Float32Array = field(repr=False)
     variance: Float32Array = field(repr=False)
     slots: Float32Array = field(repr=False)
+    versions: tuple[int | None, ...] = ()
+    """Each member's version, None for one that is no version; empty where nobody said."""
 
     @classmethod
     def fresh(cls, horizon: int, targets: int, levels: Sequence[float]) -> Self:
@@ -92,24 +94,36 @@ class Weights:
         none = np.zeros((1, 0, 3, targets, 3), np.float32)
         return cls((), (), groups, parts, none, none, none[..., 0])
 
-    def of(self, members: Sequence[str], servers: Sequence[str]) -> Float32Array:
+    def of(
+        self,
+        members: Sequence[str],
+        servers: Sequence[str],
+        versions: Sequence[int | None] = (),
+    ) -> Float32Array:
         """Weights [S, K, G, T, P] of these members, each K summing to 1; unknown ones are alike.
 
         >>> weights = Weights.fresh(12, 1, (0.1, 0.5, 0.9)).of(("a", "b"), ("web-1",))
         >>> weights[0, :, 0, 0, 0].round(3).tolist()
         [0.5, 0.5]
         """
-        known = self.among(members, servers)
-        eta = _eta(_or_typical(known.variance))
-        exponent = eta * known.regret
-        trust: Float32Array = np.float32(TRUST) / (TRUST + known.slots[1:, ..., None])
-        return _shares(eta[1:], exponent[1:] + trust * exponent[:1])
+        known = self.among(members, servers, versions)
+        eta, exponent = sureness(known.regret, known.variance, known.slots)
+        return shares(eta[1:], exponent[1:])
 
-    def among(self, members: Sequence[str], servers: Sequence[str]) -> Weights:
-        """The same knowledge laid out for these members and servers; nothing of new ones."""
-        if tuple(members) == self.members and tuple(servers) == self.servers:
+    def among(
+        self,
+        members: Sequence[str],
+        servers: Sequence[str],
+        versions: Sequence[int | None] = (),
+    ) -> Weights:
+        """The same knowledge laid out for these members and servers; nothing of new ones.
+
+        Of a version that is new, it is what the champion had earned.
+        """
+        asked = (tuple(members), tuple(servers), tuple(versions))
+        if asked == (self.members, self.servers, self.versions):
             return self
-        member = places(members, self.members)
+        member = self._sources(*asked[::2])
         server = np.concatenate([[0], 1 + places(servers, self.servers)])
         laid = []
         for old in (self.regret, self.variance, self.slots):
@@ -120,13 +134,35 @@ class Weights:
             )
             new[np.ix_(rows, columns)] = old[np.ix_(server[rows], member[columns])]
             laid.append(new)
+        before, now = _line(self.members, self.versions), _line(*asked[::2])
+        if sorted(member[now]) != before:
+            # The regrets of all versions, as they were: of the servers that are asked for.
+            parts = (self.regret, self.variance, self.slots)
+            had = [part[server][:, before] for part in parts]
+            laid[0][:, now] = same_share(had, [part[:, now] for part in laid])
         return replace(
             self,
-            members=tuple(members),
-            servers=tuple(servers),
+            members=asked[0],
+            servers=asked[1],
+            versions=asked[2],
             regret=laid[0],
             variance=laid[1],
             slots=laid[2],
+        )
+
+    def _sources(self, members: Sequence[str], versions: Sequence[int | None]) -> IntArray:
+        """Whose record each of these members has: a place in `self.members`, -1 for nobody's."""
+        named = places(members, self.members)
+        if not versions:
+            return named
+        [champion] = places((CHAMPION,), self.members)
+        number = {version: at for at, version in enumerate(self.versions) if version is not None}
+        return np.array(
+            [
+                name if version is None else number.get(version, champion)
+                for name, version in zip(named.tolist(), versions, strict=True)
+            ],
+            np.int64,
         )
 
     def learned(
@@ -136,6 +172,7 @@ class Weights:
         matured: Mapping[int, tuple[Float32Array, Float32Array]],
         actuals_ST: NDArray[Any],
         levels: Sequence[float],
+        versions: Sequence[int | None] = (),
     ) -> Weights:
         """The weights after one more slot.
 
@@ -143,7 +180,7 @@ class Weights:
         was issued [S, T, Q]; `actuals_ST` is what came. A cell where any of them is NaN teaches
         nothing of that member.
         """
-        known = self.among(members, servers)
+        known = self.among(members, servers, versions)
         shape = known.regret[1:].shape
         total, count = np.zeros(shape, np.float32), np.zeros(shape[2:3], np.float32)
         tau = np.asarray(levels, np.float32)
@@ -163,11 +200,11 @@ class Weights:
         own = discount * known.variance[1:, :, seen] + np.float32(2.2) * found * found
         # The fleet's row counts servers alike: each one's regret in units of what its regrets are.
         unit = np.sqrt(own.mean(axis=(1, 4), keepdims=True))
-        rows = np.concatenate([_mean(found * _inverse(unit)), found])
+        rows = np.concatenate([_mean(found * inverse(unit)), found])
         fleet = discount * known.variance[:1, :, seen] + np.float32(2.2) * rows[:1] ** 2
         v = np.concatenate([fleet, own])
         regret, variance, slots = known.regret.copy(), known.variance.copy(), known.slots.copy()
-        eta = _eta(v)
+        eta = eta_of(v)
         variance[:, :, seen] = v
         regret[:, :, seen] = discount * regret[:, :, seen] + rows - eta * rows * rows
         slots[:, :, seen] = discount * slots[:, :, seen] + np.any(rows != 0, axis=-1)
@@ -184,11 +221,15 @@ class Weights:
 
 
 def by_rule(
-    rule: Rule, weights: Weights, members: Sequence[str], servers: Sequence[str]
+    rule: Rule,
+    weights: Weights,
+    members: Sequence[str],
+    servers: Sequence[str],
+    versions: Sequence[int | None] = (),
 ) -> Float32Array:
     """Weights [S, K, G, T, P] of members given oldest first, by a rule."""
     if rule == "learned":
-        return weights.of(members, servers)
+        return weights.of(members, servers, versions)
     shape = (len(servers), len(members), *weights.regret.shape[2:])
     if rule == "uniform":
         return np.full(shape, 1 / len(members), np.float32)
@@ -219,29 +260,11 @@ def combine(
     return np.sort(mixed, axis=-1)
 
 
-def _shares(eta: Float32Array, exponent: Float32Array) -> Float32Array:
-    """w ~ eta * exp(exponent), mixed with an equal share, over axis 1 (K)."""
-    factor = np.where(eta > 0, eta, 1) * np.exp(exponent - exponent.max(1, keepdims=True))
-    share = factor / factor.sum(1, keepdims=True)
-    mixed: Float32Array = (1 - np.float32(SHARE)) * share + np.float32(SHARE / eta.shape[1])
-    return mixed
-
-
-def _or_typical(variance: Float32Array) -> Float32Array:
-    """V, that of a member of whom nothing is known being what the others' is, over axis 1 (K)."""
-    unknown = variance <= 0
-    known = np.where(unknown, 0, variance).sum(1, keepdims=True)
-    typical = known / np.maximum(1, (~unknown).sum(1, keepdims=True, dtype=np.float32))
-    return np.where(unknown, typical, variance)
-
-
-def _eta(variance: Float32Array) -> Float32Array:
-    return _inverse(np.sqrt(variance))
-
-
-def _inverse(size: Float32Array) -> Float32Array:
-    """1 / size, and 0 where there is none."""
-    return np.divide(1, size, out=np.zeros_like(size), where=size > 1e-15)
+def _line(members: Sequence[str], versions: Sequence[int | None]) -> list[int]:
+    """The places of the members that are versions."""
+    known = versions or (None,) * len(members)
+    pairs = enumerate(zip(members, known, strict=True))
+    return [at for at, (name, version) in pairs if version is not None or name == CHAMPION]
 
 
 def _mean(rows: Float32Array) -> Float32Array:

@@ -6,7 +6,7 @@ a version that cannot be loaded leaves the last good one serving.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,8 +53,9 @@ class Request:
 
 
 class Members:
-    """Loaded versions, the newest few, and the one that answers as champion.
+    """Loaded versions, the newest few, the one that answers as champion, and those beside it.
 
+    `keep` says how many are loaded beside those that issue.
     `device` is where networks compute; a GPU's answers differ from the CPU's in the last bits.
     `precision` is that of the CPU's tables.
     """
@@ -79,11 +80,17 @@ class Members:
         self._models: dict[int, tuple[Model, Fit]] = {}
         """The longest unused first."""
         self._champion: int | None = None
+        self._beside: dict[str, int] = {}
 
     @property
     def champion(self) -> int | None:
         """The version that answers as champion; None before the first."""
         return self._champion
+
+    @property
+    def issuing(self) -> dict[str, int]:
+        """The versions that issue forecasts of record, newest first, by the member's name."""
+        return {} if self._champion is None else {CHAMPION: self._champion, **self._beside}
 
     @property
     def complete(self) -> bool:
@@ -100,8 +107,12 @@ class Members:
         """Whether this version can answer without loading."""
         return version in self._models
 
-    def load(self, version: int, artifact: Artifact) -> None:
-        """Load a version beside the others; raises ArtifactError and changes nothing."""
+    def load(self, version: int, artifact: Artifact, *, holding: Collection[int] = ()) -> None:
+        """Load a version beside the others; raises ArtifactError and changes nothing.
+
+        The longest unused make room, but none that issues and none of `holding`: what is loaded to
+        be swapped in together.
+        """
         if version not in self._models:
             # Proved by its probe, on the CPU; there, that forecast has warmed it up, too.
             precision = self._precision if self._device == "cpu" else None
@@ -120,19 +131,25 @@ class Members:
             made = self._models[version]
         kept = {known: one for known, one in self._models.items() if known != version}
         kept[version] = made
-        while len(kept) > self._keep:
-            oldest = next(known for known in kept if known != self._champion)
+        issuing = self.issuing.values()
+        held = {version, *holding, *issuing}
+        unused = [known for known in kept if known not in held]
+        most = self._keep + max(0, len(issuing) - 1)
+        for oldest in unused[: max(0, len(kept) - most)]:
             self._outside += kept.pop(oldest)[0].outside
         self._models = kept
 
-    def swap(self, version: int) -> None:
-        """Let a loaded version answer as champion: one reference changes.
+    def swap(self, version: int, beside: Mapping[str, int] | None = None) -> None:
+        """Let a loaded version answer as champion, and others issue beside it: references change.
 
-        Raises UnknownVersion when it is not loaded.
+        `beside` names them by the member's name, newest first. Raises UnknownVersion when one is
+        not loaded.
         """
-        if version not in self._models:
-            raise UnknownVersion(f"version {version} is not loaded")
-        self._champion = version
+        others = dict(beside or {})
+        for one in (version, *others.values()):
+            if one not in self._models:
+                raise UnknownVersion(f"version {one} is not loaded")
+        self._champion, self._beside = version, others
 
     def forecast(self, raw: RawWindows, version: int | None = None) -> NDArray[np.float32]:
         """Quantiles [N, H, T, Q] in natural units, from `version` or the champion.
@@ -141,6 +158,12 @@ class Members:
         """
         [values] = self.predict([self.request(raw, version)])
         return values
+
+    def of_record(self, raw: RawWindows) -> dict[str, NDArray[np.float32]]:
+        """Quantiles [N, H, T, Q] of every version that issues; they share one build of windows."""
+        issuing = self.issuing
+        made = self.predict([self.request(raw, version) for version in issuing.values()])
+        return dict(zip(issuing, made, strict=True))
 
     def request(self, raw: RawWindows, version: int | None = None) -> Request:
         """A forecast to be made with one version, even if others push it out of here meanwhile.
@@ -209,8 +232,8 @@ def blocks_of_record(
 ) -> tuple[ForecastBlock, ...]:
     """One block per live member for every server of `raw` (origin `slot`).
 
-    `ready` [N] bool says which servers have enough context for the champion; the others get NaN
-    from it and are answered by a baseline.
+    Versions come first, newest first. `ready` [N] bool says which servers have enough context for
+    them; the others get NaN from them and are answered by a baseline.
     """
     lower, upper = Limits.of(schema).bounds()
     naive = {COPY_LAST: baselines.copy_last, SEASONAL_NAIVE: baselines.seasonal_naive}
@@ -221,16 +244,17 @@ def blocks_of_record(
     values[LEAST_SQUARES] = least_squares.least_squares(
         raw, tables.least_squares, schema.targets, lower=lower, upper=upper
     )
-    if members.champion is not None:
-        block = np.full_like(values[COPY_LAST], np.nan)
-        if ready.any():
-            block[ready] = members.forecast(raw.select(np.flatnonzero(ready)))
-        values = {CHAMPION: block, **values}
+    issuing = members.issuing
+    made = members.of_record(raw.select(np.flatnonzero(ready))) if ready.any() else {}
+    by_version = {name: np.full_like(values[COPY_LAST], np.nan) for name in issuing}
+    for name, found in made.items():
+        by_version[name][ready] = found
+    values = {**by_version, **values}
     return tuple(
         ForecastBlock(
             slot=slot,
             member=member,
-            version=members.champion if member == CHAMPION else None,
+            version=issuing.get(member),
             servers=raw.servers,
             targets=schema.targets,
             levels=tuple(levels),

@@ -7,24 +7,15 @@ one core of the machine they were measured on, `fleetcast plan --measure` takes 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
 
 from forecast.config import Config
-from forecast.errors import ConfigError
 from forecast.least_squares import HISTORY_DAYS, LEAST_STRIDE, MOST_WINDOWS
+from forecast.lineup import members_of, versions_of
 from forecast.metrics import central_intervals
+from forecast.needs import MIB, Item, Plan
 from forecast.window_spec import WindowSpec
-
-Need = Literal["memory_mb", "disk_mb_per_day", "disk_mb", "metric_series", "cpu_seconds_per_step"]
-NEEDS: tuple[Need, ...] = get_args(Need)
-"""In the order shown; each but `disk_mb`, what stays on disk at most, is a key of `[limits]`."""
-
-MIB = 1 << 20
-MEMBERS = 4
-"""Members that issue forecasts of record: the champion, two baselines and least squares."""
 
 # MiB a process holds beside its data: PSS (pages shared by processes count once) after 400 slots of
 # the demo fleet, 8 servers. Linux, Python 3.11.7, Ray 2.60.0, torch 2.13.0 for CPU.
@@ -46,7 +37,7 @@ _AUDIT_BYTES = 5000
 _TABLE_ROWS = 5_200
 """Nodes of one variable's table after 1,000 steps on real servers; 2,600 before, at most 81,922."""
 _LOADED = 3
-"""Versions that a controller or Forecaster keeps loaded."""
+"""Versions that a controller or Forecaster keeps loaded, of those that issue the champion."""
 
 _ARTIFACT_HEAD = 100_000
 """Names and shapes of about 670 tensors, and the manifest."""
@@ -58,6 +49,8 @@ _SPREAD_HOURS = 48
 _FIT_BYTES = 25
 """While one target is fitted, beside its values."""
 _REPLAY_BYTES = 60  # of a window in the replay table, beside values, centers and scales
+_RECORDED = 1.3
+"""A value of a forecast of record in the ledger: 0.7 to 1.6 by member, 24 demo servers."""
 _SQLITE_WRITES = 3.0
 """Bytes the ledger writes for a byte it is given, to its log, then to the file; 200 servers."""
 
@@ -85,70 +78,6 @@ class Rates:
 
     forward_s: float
     learn_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One part of a need, and where it arises."""
-
-    need: Need
-    what: str
-    amount: float
-    where: str
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a config needs, part by part, and its limits."""
-
-    items: tuple[Item, ...]
-    limits: Mapping[str, float | None]
-
-    def total(self, need: Need) -> float:
-        """The sum of one need's parts."""
-        return sum(item.amount for item in self.items if item.need == need)
-
-    def over(self) -> tuple[str, ...]:
-        """One line for each need above its limit."""
-        return tuple(
-            f"limits.{need}: needs {shown(self.total(need))}, the limit is {shown(limit)}"
-            for need in NEEDS
-            if (limit := self.limits.get(need)) is not None and self.total(need) > limit
-        )
-
-    def refuse(self) -> None:
-        """Raise ConfigError naming every limit that is passed, the need and the limit."""
-        if lines := self.over():
-            raise ConfigError("\n".join([*lines, "`fleetcast plan` shows where it goes"]))
-
-    def line(self) -> str:
-        """All needs in one line."""
-        memory, written, kept, series, cpu = (shown(self.total(need)) for need in NEEDS)
-        return (
-            f"needs up to {memory} MB of memory, {kept} MB of disk ({written} MB written a day), "
-            f"{series} metric series, {cpu} CPU seconds a step"
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Flat: each need, its limit (null: none), and its parts by their words."""
-        flat: dict[str, Any] = {}
-        for need in NEEDS:
-            flat[need] = round(self.total(need), 3)
-            flat[f"{need}.limit"] = self.limits.get(need)
-            for item in self.items:
-                if item.need == need:
-                    part = re.sub(r"\W+", "_", item.what.lower()).strip("_")
-                    flat[f"{need}.{part}"] = round(item.amount, 3)
-        return flat
-
-
-def shown(number: float) -> str:
-    """A number as a person reads it: three digits of a small one, whole large ones.
-
-    >>> shown(12345.6), shown(0.01234)
-    ('12,346', '0.0123')
-    """
-    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 class Sizes:
@@ -182,13 +111,16 @@ class Sizes:
         """One window as the network reads it."""
         self.replayed = online.replay_buffer_size if online.strategy == "replay" else 0
         self.replay = self.replayed * (6 * self.metrics * (self.length + 2) + _REPLAY_BYTES)
-        self.block = 4 * self.servers * self.horizon * self.targets * self.levels
-        """One member's forecasts of record at one slot."""
+        values = self.servers * self.horizon * self.targets * self.levels
+        self.block, self.recorded = 4 * values, _RECORDED * values
+        """One member's forecasts of record at one slot, in memory and in the ledger."""
+        self.versions, self.members = versions_of(config), members_of(config)
+        """How many issue forecasts of record, at most."""
         width = 5 + len(central_intervals(panel.quantiles))
         self.sums = 8 * self.servers * self.targets * self.horizon * width
         """One member's sums of one day, by server."""
-        self.report = 8 * MEMBERS * self.servers * self.targets
-        self.snapshot = self.servers * self.window + MEMBERS * self.block
+        self.report = 8 * self.members * self.servers * self.targets
+        self.snapshot = self.servers * self.window + self.members * self.block
         self.holdout = self.servers * (online.gate_holdout_hours * 3600 // panel.horizon + 1)
         """Windows a gate compares on."""
         self.log_slot = self.servers * (self.metrics * _SAMPLE_BYTES + _LOG_ROW_BYTES)
@@ -200,8 +132,8 @@ class Sizes:
         self.artifact = 4 * weights + _ARTIFACT_HEAD + 2 * self.window
         a_row = hidden + 8 if config.serve.precision == "int8" else 4 * hidden
         variables = self.columns + len(window.known_reals)
-        self.tables = _LOADED * variables * _TABLE_ROWS * a_row
-        """The serving forms of the versions that are loaded."""
+        self.tables = variables * _TABLE_ROWS * a_row
+        """The serving form of a version that is loaded."""
         self.updates = 1440 / online.update_frequency_minutes if online.enabled else 0.0
         """Updates a day, at most."""
 
@@ -223,7 +155,8 @@ def _memory(config: Config, sizes: Sizes) -> Iterator[Item]:
     gateways, replicas = serve.gateway_replicas, serve.forecaster_replicas
     windows = config.training.windows + sizes.holdout
     learned = windows * sizes.features
-    joined = 8 * MEMBERS * sizes.block // 4  # one step of each open block, in float64
+    loaded = _LOADED + sizes.versions - 1
+    joined = 8 * sizes.members * sizes.block // 4  # one step of each open block, in float64
     spread = _SPREAD_HOURS * sizes.servers * (4 * sizes.metrics + 1)
     parts: list[tuple[str, float, float, str]] = [
         # what, MiB of processes, bytes of data, where
@@ -238,16 +171,16 @@ def _memory(config: Config, sizes: Sizes) -> Iterator[Item]:
         ("buffer raw samples", 0, sizes.raw * (1 + _FOLD), keeping),
         ("replay table, also at a start", 0, 2 * sizes.replay, keeping),
         # Blocks until they mature, the open day's sums with those of the slot, the snapshot packed.
-        ("ledger", _LEDGER, 2 * sizes.snapshot + 2 * MEMBERS * sizes.sums, keeping),
-        ("ledger open forecasts", 0, sizes.horizon * MEMBERS * sizes.block, keeping),
+        ("ledger", _LEDGER, 2 * sizes.snapshot + 2 * sizes.members * sizes.sums, keeping),
+        ("ledger open forecasts", 0, sizes.horizon * sizes.members * sizes.block, keeping),
         ("ledger scoring", 0, joined * _JOIN, keeping),
-        ("controller", _CONTROLLER, 2 * sizes.snapshot + sizes.tables, keeping),
+        ("controller", _CONTROLLER, 2 * sizes.snapshot + loaded * sizes.tables, keeping),
         ("trainer", _TRAINER * (1 + config.trainer.workers), learned, "any node"),
         ("gateways", _GATEWAY * gateways, 2 * gateways * sizes.snapshot, "any node"),
         ("ingest", _INGEST, 0, "any node"),
         # So much for each gateway and for the buffer before more is refused.
         ("rows on their way in", serve.max_ingest_mb_in_flight * (gateways + 1), 0, "any node"),
-        ("forecasters", _FORECASTER * replicas, sizes.tables * replicas, "any node"),
+        ("forecasters", _FORECASTER * replicas, _LOADED * sizes.tables * replicas, "any node"),
         ("windows in shared memory", 0, windows * sizes.window + 2 * sizes.snapshot, keeping),
     ]
     for what, mib, data, where in parts:
@@ -258,10 +191,11 @@ def _disk(config: Config, sizes: Sizes) -> Iterator[Item]:
     """Bytes written a day, and bytes kept at most."""
     online, every = config.online_learning, config.buffer.snapshot_every_mb * MIB
     log = sizes.log_slot * sizes.day
-    blocks, reports = MEMBERS * sizes.block, sizes.report
-    retained, sums = max(sizes.day, sizes.horizon), MEMBERS * sizes.sums
+    blocks, reports = sizes.members * sizes.recorded, sizes.report
+    retained, sums = max(sizes.day, sizes.horizon), sizes.members * sizes.sums
+    windows = sizes.servers * sizes.window  # a snapshot's blocks are there already
     a_day = _SQLITE_WRITES * sizes.day
-    versions = online.keep_model_versions + 3  # champion, previous and base too
+    versions = 3 + max(online.keep_model_versions, sizes.versions)  # aliased ones too
     audit = sizes.updates * _AUDIT_BYTES
     taken = 1 / 35 + online.windows_per_update * sizes.updates / max(1, sizes.replayed)
     parts: list[tuple[str, float, float]] = [
@@ -273,7 +207,7 @@ def _disk(config: Config, sizes: Sizes) -> Iterator[Item]:
         ("ledger forecasts", blocks * a_day, blocks * retained),
         ("ledger reports", reports * a_day, reports * retained),
         ("ledger sums", sums * a_day, sums * config.buffer.history_days),
-        ("ledger snapshot", sizes.snapshot * a_day, 2 * sizes.snapshot),
+        ("ledger snapshot", windows * a_day, 2 * windows),
         ("versions", sizes.updates * sizes.artifact, versions * sizes.artifact),
         ("audit log", audit, 365 * audit),  # it is never cut: a year of it
     ]
@@ -286,7 +220,7 @@ def _disk(config: Config, sizes: Sizes) -> Iterator[Item]:
 def _cpu(config: Config, sizes: Sizes, rates: Rates) -> Iterator[Item]:
     online, keeping = config.online_learning, _state_node(config)
     servers, samples = sizes.servers, sizes.servers * sizes.metrics
-    cells = MEMBERS * sizes.block // 4  # one step of each open block
+    cells = sizes.members * sizes.block // 4  # one step of each open block
     fitted = sizes.learned * sizes.targets * _FIT_S * min(1.0, config.panel.step / 3600)
     lessons = online.online_epochs * online.windows_per_update * rates.learn_s
     judged = 3 * sizes.holdout * rates.forward_s
@@ -296,7 +230,7 @@ def _cpu(config: Config, sizes: Sizes, rates: Rates) -> Iterator[Item]:
         ("parse rows", servers * _PARSE_S, "any node"),
         ("keep samples", samples * _APPEND_S, keeping),
         ("score", cells * _SCORE_S, keeping),
-        ("forecast of record", servers * (_CUT_S + rates.forward_s), keeping),
+        ("forecast of record", servers * (_CUT_S + sizes.versions * rates.forward_s), keeping),
         ("least squares", fitted + sizes.block // 4 * _EXPERT_S, keeping),
         ("publish", (2 + config.serve.gateway_replicas) * sizes.snapshot * _PUBLISH_S, keeping),
         ("updates", (lessons + judged) * sizes.updates / sizes.day, "trainer"),

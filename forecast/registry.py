@@ -41,18 +41,20 @@ class Registry:
         keep_versions: int,
         fingerprint: str,
         now: Callable[[], float],
+        keep_beside: int = 0,
         lock: OwnerLock | None = None,
         disk: Disk = DISK,
     ) -> None:
         """Open or create; `fingerprint` is the schema's, `now` the wall clock in seconds.
 
+        `keep_beside` is how many versions before the champion are members still, and are kept.
         Raises StateError when the versions that the log names are not there at all, and AuditError
         when the log has lost records that were committed.
         """
         if keep_versions < 1:
             raise ValueError(f"keep_versions is {keep_versions}; at least 1 is needed")
         self._audit = audit
-        self._keep = keep_versions
+        self._keep, self._beside = keep_versions, keep_beside
         self._now = now
         self._lock = lock
         latest = audit.latest.state if audit.latest else None
@@ -291,7 +293,7 @@ class Registry:
     ) -> None:
         """Write the record that makes the change happen, then bring the files in line with it."""
         self._check_owner()
-        after = None if state is None else state.retained(self._keep)
+        after = None if state is None else state.retained(self._keep, self._beside)
         self._audit.append(
             kind=kind,
             slot=slot,

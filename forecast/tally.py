@@ -2,7 +2,8 @@
 
 It reads blocks as they are issued and actuals as they come, as the ledger does, and keeps the same
 sums on the same cells (`scoring.join`); but all of them for as long as the replay goes on, and each
-day apart. A day is one of the slots that were forecast, in UTC.
+day apart. A day is one of the slots that were forecast, in UTC. As members come and go, each has
+a pair beside: its sums and the champion's on the cells that both issued.
 
 D days, S servers, T targets, H horizon, F sums per cell (`metrics`).
 """
@@ -39,6 +40,7 @@ class Tally:
         self._since = since
         self._waiting: dict[int, tuple[ForecastBlock, ...]] = {}
         self._days: dict[int, dict[str, ServerSums]] = {}
+        self._pairs: dict[str, tuple[Float64Array, Float64Array]] = {}
 
     def issued(self, blocks: Sequence[ForecastBlock]) -> None:
         """Keep the blocks of one slot until their last step has been scored."""
@@ -61,6 +63,9 @@ class Tally:
                 day[one.member] = ServerSums(names, one.cells.copy())
             else:
                 known.add(names, one.cells)
+            if one.pair is not None and one.champion is not None:
+                own, champion = self._pairs.get(one.member, (0.0, 0.0))
+                self._pairs[one.member] = (own + one.pair, champion + one.champion)
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -116,13 +121,21 @@ class Tally:
         servers: dict[str, dict[str, Any]] = {}
         for member in self.members:
             sums_DTHF = self.by_day(member)
-            members[member] = self._member(sums_DTHF.sum(0))
+            members[member] = {**self._member(sums_DTHF.sum(0)), **self._pair(member)}
             for day, sums in zip(self.days, sums_DTHF, strict=True):
                 date = str(np.datetime64(day, "D"))
                 days.setdefault(date, {})[member] = figures(sums.sum(1), self.levels)
             for server, sums in self.by_server(member).items():
                 servers.setdefault(server, {})[member] = figures(sums.sum(1), self.levels)
         return {"members": members, "days": days, "servers": servers}
+
+    def _pair(self, member: str) -> dict[str, Any]:
+        """A member's WQL and the champion's where both issued; nothing for the champion itself."""
+        if member not in self._pairs:
+            return {}
+        own, champion = (figures(sums.sum(1), self.levels) for sums in self._pairs[member])
+        pair = {"n": own["n"], "wql": own["wql"], "champion_wql": champion["wql"]}
+        return {"beside_champion": pair}
 
     def _member(self, sums_THF: Float64Array) -> dict[str, Any]:
         steps = {str(h + 1): figures(sums_THF[:, h], self.levels) for h in range(self.horizon)}

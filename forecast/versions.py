@@ -19,6 +19,9 @@ Status = Literal["registered", "promoted", "rejected", "withdrawn"]
 MOVED_BY_PROMOTION = ("champion", "previous", "base")
 """Aliases that only a promotion or a rollback moves: there is one door to serving."""
 
+BASE = "base"
+"""The member as which the base issues, once it is not the champion."""
+
 
 @dataclass(frozen=True, slots=True)
 class VersionInfo:
@@ -89,6 +92,25 @@ class RegistryState:
             order.append(base)
         return tuple(order)
 
+    def beside(self, version: int, count: int) -> dict[str, int]:
+        """Versions that stay members beside this champion, newest first, by the member's name.
+
+        Those accepted last before it, at most `count`, and the base; none where `count` is 0. A
+        name says which place before the champion a version has now, so names stay the same few.
+        """
+        order = self.servable()
+        if not count or version not in order:
+            return {}
+        before = order[order.index(version) + 1 :]
+        base = self.aliases.get("base")
+        found: dict[str, int] = {}
+        for place, each in enumerate(before, 1):
+            if each == base:
+                found[BASE] = each
+            elif place <= count:
+                found[f"previous_{place}"] = each
+        return found
+
     def registered(self, info: VersionInfo) -> RegistryState:
         """With one more version."""
         return self._next(versions=(*self.versions, info), next_version=info.version + 1)
@@ -151,17 +173,18 @@ class RegistryState:
             aliases[name] = self.info(version).version
         return self._next(aliases=aliases)
 
-    def retained(self, keep: int) -> RegistryState:
+    def retained(self, keep: int, beside: int = 0) -> RegistryState:
         """Without the versions that may go.
 
-        Kept are whatever an alias names (the base among them), the last `keep` promoted, and the
-        last `keep` that nobody has decided on.
+        Kept are whatever an alias names (the base among them), the last `keep` promoted, the
+        `beside` before the champion, and the last `keep` that nobody has decided on.
         """
         named = set(self.aliases.values())
         by_promotion = sorted(
             (info.promotion, info.version) for info in self.versions if info.promotion is not None
         )
         named.update(version for _, version in by_promotion[-keep:])
+        named.update(self.line[-1 - beside :])
         open_ones = [info.version for info in self.versions if info.status == "registered"]
         named.update(open_ones[-keep:])
         return replace(

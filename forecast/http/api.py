@@ -160,7 +160,7 @@ class HorizonAccuracy(Scores):
 
 
 class MemberAccuracy(Answer):
-    """One member's errors. Every member is measured on the same series and times."""
+    """One member's errors: on the same series and times as every other that was there then."""
 
     member: str
     pooled: HorizonAccuracy

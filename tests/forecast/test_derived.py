@@ -39,6 +39,7 @@ def ledger(path, **given):
         horizon=HORIZON,
         step_seconds=300,
         retain_slots=288,
+        acknowledge="write",
         limits=LIMITS,
         **given,
     )
@@ -106,10 +107,50 @@ def test_without_a_champion_nothing_is_derived(tmp_path):
 
 def test_by_recency_only_versions_take_part():
     fresh = Derived.fresh(TARGETS, LEVELS, HORIZON, LIMITS, "recency")
-    older = block(0, "v3", 0.2, version=3)
+    older = block(0, "previous_1", 0.2, version=3)
     ensemble = fresh.derive((*members(0), older))[-1]
-    assert ensemble.members == ("v3", "champion")
+    assert ensemble.members == ("previous_1", "champion")
     np.testing.assert_allclose(ensemble.weights[0, 0], [0.375, 0.625])
+
+
+def test_by_recency_the_order_is_that_of_the_blocks_and_the_oldest_have_nothing():
+    fresh = Derived.fresh(TARGETS, LEVELS, HORIZON, LIMITS, "recency")
+    line = ((4, "champion"), (9, "previous_1"), (3, "previous_2"), (1, "base"))
+    versions = [block(0, name, 0.2, version=version) for version, name in line]
+    ensemble = fresh.derive((*versions, block(0, "copy_last", 0.8)))[-1]
+    assert ensemble.versions == (1, 3, 9, 4)
+    np.testing.assert_allclose(ensemble.weights[0, 0], [0, 0.2, 0.3, 0.5])
+
+
+def line_up(slot):
+    """Version 4 is replaced by 5 at slot 12, and comes back at 20."""
+    centres = {4: 0.5, 5: 0.9}
+    newer = 12 <= slot < 20
+    line = (("champion", 5), ("previous_1", 4)) if newer else (("champion", 4),)
+    versions = [block(slot, name, centres[number], version=number) for name, number in line]
+    return (*versions, block(slot, "copy_last", 0.8))
+
+
+@pytest.mark.parametrize("save_every", [1, 5])
+def test_versions_come_and_go_and_a_restart_changes_no_bit(tmp_path, save_every):
+    whole, cut = ledger(tmp_path / "whole"), ledger(tmp_path / "cut", save_every=save_every)
+    weights = []
+    for slot in range(25):
+        for one in (whole, cut):
+            one.score(slot, SERVERS, np.full((2, 1), 0.5, np.float32))
+        expected, got = whole.record(line_up(slot)), cut.record(line_up(slot))
+        for one, other in zip(expected, got, strict=True):
+            np.testing.assert_array_equal(one.values, other.values)
+            np.testing.assert_array_equal(one.weights, other.weights)
+        ensemble = expected[-1]
+        weights.append(dict(zip(ensemble.versions, ensemble.weights[0, 0].tolist(), strict=True)))
+        cut.close()
+        cut = ledger(tmp_path / "cut", save_every=save_every)
+    assert weights[12][5] == pytest.approx(weights[12][4])
+    assert weights[19][4] > weights[13][4] > weights[13][5] > weights[19][5]
+    # What it earned beside the other one is not lost when it is champion again.
+    assert weights[20][4] > weights[19][4]
+    assert whole.accuracy().member("previous_1").pooled.n > 0
 
 
 def test_servers_come_and_go(tmp_path):

@@ -1,11 +1,14 @@
 """Learned weights: they follow who was right, per server, and do so after any delay."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecast.ensemble import Weights, by_rule, combine, parts_of, step_groups
+from forecast.packing import pack, unpack
 
 LEVELS = (0.1, 0.5, 0.9)
 SERVERS = ("web-1", "web-2")
@@ -174,3 +177,61 @@ def test_step_groups_rise_from_the_first_step(horizon):
 
 def test_levels_fall_into_three_parts():
     assert parts_of((0.02, 0.1, 0.5, 0.9, 0.98)).tolist() == [0, 0, 1, 2, 2]
+
+
+LINE = ("champion", "previous_1", "base", "expert")
+
+
+def shares(weights, members, versions):
+    """Weights [S, K] in the first cell."""
+    return weights.of(members, SERVERS, versions)[:, :, 0, 0, 0]
+
+
+def earned():
+    """A champion, version 7, that is better than the base, version 1, and an expert between."""
+    centres = [[0.0, 0.2], [0.6, 0.6], [0.3, 0.1]]
+    weights = played(60, centres, members=("champion", "base", "expert"))
+    return replace(weights, versions=(7, 1, None))
+
+
+def test_at_a_promotion_both_have_what_the_champion_earned_and_experts_keep_theirs():
+    weights = earned()
+    before = shares(weights, ("champion", "base", "expert"), (7, 1, None))
+    after = shares(weights, LINE, (8, 7, 1, None))
+    np.testing.assert_allclose(after[:, 0], after[:, 1], rtol=1e-5)
+    np.testing.assert_allclose(after[:, 3], before[:, 2], atol=0.005)  # but for the common share
+    ratio = before[:, 0] / before[:, 1]
+    np.testing.assert_allclose(after[:, 0] / after[:, 2], ratio, rtol=0.15)
+
+
+def test_a_version_that_goes_leaves_its_share_to_the_other_versions():
+    weights = earned()
+    before = shares(weights, ("champion", "base", "expert"), (7, 1, None))
+    after = shares(weights, ("champion", "expert"), (7, None))
+    np.testing.assert_allclose(after[:, 1], before[:, 2], atol=0.005)
+
+
+def test_what_a_version_earned_follows_its_number_back_and_forth():
+    weights = earned()
+    split = weights.among(LINE, SERVERS, (8, 7, 1, None))
+    back = split.among(("champion", "base", "expert"), SERVERS, (7, 1, None))
+    np.testing.assert_allclose(back.regret, weights.regret, rtol=1e-4, atol=1e-5)
+    turned = weights.among(("champion", "previous_1", "expert"), SERVERS, (1, 7, None))
+    np.testing.assert_array_equal(turned.regret[:, [1, 0, 2]], weights.regret)
+
+
+def test_another_version_under_the_same_name_changes_no_bit_where_only_the_champion_issues():
+    weights = replace(played(30, [[0.0, 1.0], [1.0, 0.0]]), members=("champion", "expert"))
+    promoted = weights.among(weights.members, SERVERS, (8, None))
+    np.testing.assert_array_equal(promoted.regret, weights.regret)
+    assert Weights.unpack(promoted.pack()).versions == (8, None)
+
+
+def test_weights_stored_before_versions_had_records_are_read():
+    weights = earned()
+    header, arrays = unpack("weights", weights.pack())
+    del header["versions"]
+    old = Weights.unpack(pack("weights", header, arrays))
+    assert old.versions == ()
+    after = shares(old, LINE, (8, 7, 1, None))
+    np.testing.assert_allclose(after[:, 0], after[:, 1], rtol=1e-5)

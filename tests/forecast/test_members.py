@@ -83,3 +83,27 @@ def test_the_newest_few_are_kept_and_the_champion_always(members):
     members.load(4, artifact(4))
     members.load(5, artifact(5))
     assert [version for version in range(1, 6) if members.loaded(version)] == [1, 4, 5]
+
+
+def test_versions_that_issue_are_never_pushed_out_and_those_that_no_longer_do_make_room():
+    some, one = Members(schema=SCHEMA, context=8, horizon=3, levels=LEVELS, keep=1), artifact(1)
+    for number in (1, 2):
+        some.load(number, one, holding=(1, 2))
+    some.swap(2, {"base": 1})
+    assert list(some.issuing.items()) == [("champion", 2), ("base", 1)]
+    some.load(3, one)
+    assert [number for number in range(1, 4) if some.loaded(number)] == [1, 2, 3]
+    with pytest.raises(UnknownVersion, match="version 4 is not loaded"):
+        some.swap(3, {"previous_1": 4})
+    assert some.champion == 2
+    some.load(4, one, holding=(3,))
+    some.swap(4, {"previous_1": 3})
+    some.load(5, one)
+    assert [number for number in range(1, 6) if some.loaded(number)] == [3, 4, 5]
+
+
+def test_each_version_that_issues_forecasts_what_it_forecasts_alone(members):
+    raw = made(NAMES, count=5)
+    members.swap(2, {"base": 1})
+    for name, values in members.of_record(raw).items():
+        np.testing.assert_array_equal(values, members.forecast(raw, members.issuing[name]))

@@ -13,12 +13,14 @@ from actors import arguments, telemetry
 from actors.plan import measure, plan_of, refuse, series_of
 from forecast.artifact import pack as pack_artifact
 from forecast.config_files import load
+from forecast.derived import Limits
 from forecast.errors import ConfigError
 from forecast.ledger import Ledger
 from forecast.members import COPY_LAST, LEAST_SQUARES, SEASONAL_NAIVE
 from forecast.model import Model, ModelSpec, build
-from forecast.plan import MEMBERS, NEEDS, Rates, Sizes
-from forecast.record import CHAMPION, ForecastBlock, ServerStatus, Snapshot
+from forecast.needs import NEEDS
+from forecast.plan import Rates, Sizes
+from forecast.record import CHAMPION, ForecastBlock, ServerStatus, Snapshot, pack_windows
 from forecast.schema import SampleBlock, ServerInfo
 from forecast.window_spec import WindowSpec
 from forecast.windows import RawWindows
@@ -102,23 +104,28 @@ def windows_of(sizes, config, rng):
 
 
 def blocks_of(sizes, config, slot, rng):
-    shape = (SERVERS, sizes.horizon, sizes.targets, sizes.levels)
+    """What each member that issues forecast, as alike as forecasts are."""
+    shape = (SERVERS, sizes.horizon, sizes.targets, 1)
+    steps = 0.5 + 0.01 * rng.normal(size=shape).cumsum(axis=1)
+    width = rng.uniform(0.1, 0.2, (SERVERS, 1, sizes.targets, 1))
+    versions = {CHAMPION: 9} | {f"previous_{n}": 9 - n for n in range(1, sizes.versions)}
     return tuple(
         ForecastBlock(
             slot=slot,
             member=member,
-            version=1 if member == CHAMPION else None,
+            version=versions.get(member),
             servers=names(),
             targets=config.panel.targets,
             levels=config.panel.quantiles,
-            values=np.sort(rng.random(shape, dtype=np.float32), axis=-1),
+            values=(steps + width * np.array(config.panel.quantiles)).astype(np.float32),
         )
-        for member in (CHAMPION, COPY_LAST, SEASONAL_NAIVE, LEAST_SQUARES)
+        for member in (*versions, COPY_LAST, SEASONAL_NAIVE, LEAST_SQUARES)
     )
 
 
-def test_the_ledger_grows_as_planned(tmp_path):
-    config, rng = config_of(), np.random.default_rng(0)
+@pytest.mark.parametrize("strategy", ["sliding_window", "ensemble"])
+def test_the_ledger_grows_as_planned(strategy, tmp_path):
+    config, rng = config_of(online_learning={"strategy": strategy}), np.random.default_rng(0)
     sizes, panel = Sizes(config), config.panel
     ledger = Ledger(
         path=tmp_path / "ledger.sqlite",
@@ -127,14 +134,14 @@ def test_the_ledger_grows_as_planned(tmp_path):
         horizon=sizes.horizon,
         step_seconds=panel.step,
         retain_slots=sizes.day,
+        limits=Limits.of(panel.schema_of()),
     )
     slots = 24
     for slot in range(FIRST, FIRST + slots):
         actuals = rng.random((SERVERS, sizes.targets)).astype(np.float32)
         ledger.score(slot, names(), actuals)
-        blocks = blocks_of(sizes, config, slot, rng)
-        assert len(blocks) == MEMBERS
-        ledger.issue(blocks)
+        blocks = ledger.record(blocks_of(sizes, config, slot, rng))
+        assert len(blocks) == sizes.members
         snapshot = Snapshot(
             revision=slot,
             slot=slot,
@@ -154,10 +161,12 @@ def test_the_ledger_grows_as_planned(tmp_path):
         )
         ledger.publish(snapshot)
     ledger.close()
-    assert len(snapshot.pack()) == pytest.approx(sizes.snapshot, rel=0.1)
-    kept = slots * (MEMBERS * sizes.block + sizes.report) + MEMBERS * sizes.sums
+    raw = pack_windows(snapshot.raw)
+    in_memory = len(raw) + sum(block.values.nbytes for block in blocks)
+    assert in_memory == pytest.approx(sizes.snapshot, rel=0.1)
+    kept = slots * (sizes.members * sizes.recorded + sizes.report) + sizes.members * sizes.sums
     size = (tmp_path / "ledger.sqlite").stat().st_size
-    assert size == pytest.approx(kept + sizes.snapshot, rel=0.2)
+    assert size == pytest.approx(kept + SERVERS * sizes.window, rel=0.2)
 
 
 @pytest.mark.parametrize(("hidden", "layers"), [(16, 1), (32, 2), (64, 1)])
@@ -186,7 +195,8 @@ def test_a_version_takes_the_disk_that_is_planned(hidden, layers):
 
 
 def test_every_metric_of_the_table_is_counted_as_often_as_it_is_shown():
-    values = {"role": ("buffer", "ledger", "trainer", "registry"), "member": ("a", "b", "c", "d")}
+    config = config_of()
+    values = {"role": ("buffer", "ledger", "trainer", "registry"), "member": tuple("abcdef")}
     tree: dict = {"fleet": "a", "panel": "b"}
     for row in telemetry.TABLE:
         at = tree
@@ -199,7 +209,7 @@ def test_every_metric_of_the_table_is_counted_as_often_as_it_is_shown():
             at[name] = 1 if row.label is None else dict.fromkeys(values[row.label], 1)
     lines = telemetry.exposition(tree).splitlines()
     shown = sum(not line.startswith("#") for line in lines)
-    assert shown == sum(series_of(row) for row in telemetry.TABLE)
+    assert shown == sum(series_of(row, config) for row in telemetry.TABLE)
 
 
 def test_more_servers_need_more_of_everything_but_series():
@@ -209,6 +219,20 @@ def test_more_servers_need_more_of_everything_but_series():
             assert small.total(need) == large.total(need)
         else:
             assert small.total(need) < large.total(need)
+
+
+def test_versions_that_stay_members_are_counted():
+    learning = {"strategy": "ensemble"}
+    one, three, six = (
+        plan_of(config_of(**more))
+        for more in (
+            {},
+            {"online_learning": learning},
+            {"online_learning": learning, "ensemble": {"versions": 6}},
+        )
+    )
+    for need in NEEDS:
+        assert one.total(need) < three.total(need) < six.total(need)
 
 
 def test_a_limit_that_is_passed_is_refused_by_name_and_the_others_are_not():

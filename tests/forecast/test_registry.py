@@ -13,6 +13,7 @@ import pytest
 from forecast.audit import AuditLog, verify
 from forecast.errors import ArtifactError, AuditError, RegistryError, StateError, UnknownVersion
 from forecast.storage import OwnerLock
+from forecast.versions import RegistryState, VersionInfo
 from tests.forecast.crash_disk import QuickDisk
 from tests.forecast.registry_scene import PANEL, add, artifact, folders, open_registry
 
@@ -258,6 +259,30 @@ def test_retention_keeps_the_last_promoted_the_base_and_what_an_alias_names(tmp_
     assert folders(tmp_path) == [base, 6, 7, waiting]
     with pytest.raises(UnknownVersion, match="no version 3"):
         registry.load(3)
+
+
+def test_versions_that_are_members_beside_the_champion_are_kept(tmp_path):
+    registry = open_registry(tmp_path, keep=1, keep_beside=2)
+    base = add(registry, "b", slot=1, kind="base")
+    for number in range(2, 7):
+        add(registry, f"u{number}", slot=number)
+    assert folders(tmp_path) == [base, 4, 5, 6]
+    state = registry.state()
+    assert list(state.beside(6, 2).items()) == [("previous_1", 5), ("previous_2", 4), ("base", 1)]
+    assert state.beside(6, 1) == {"previous_1": 5, "base": 1}
+    assert state.beside(6, 0) == {}
+    assert state.beside(5, 1) == {"previous_1": 4, "base": 1}  # where 6 cannot be loaded
+    state = registry.rollback(slot=8, who="ann", reason="bad night")
+    assert state.beside(5, 2) == {"previous_1": 4, "base": 1}
+    assert state.rolled_back(1, slot=9).beside(1, 2) == {}
+
+
+def test_a_base_among_the_last_has_its_own_name():
+    state = RegistryState()
+    for number, kind in ((1, "update"), (2, "base"), (3, "update")):
+        info = VersionInfo(number, kind, None, f"u{number}", 1, "", "", "", "", 1)
+        state = state.registered(info).promoted(number, slot=number)
+    assert list(state.beside(3, 3).items()) == [("base", 2), ("previous_2", 1)]
 
 
 def test_challengers_that_nobody_decides_on_do_not_pile_up(tmp_path):

@@ -1,0 +1,25 @@
+"""How many issue forecasts of record under a config: versions, experts, and what is derived."""
+
+from __future__ import annotations
+
+from forecast.config import Config
+from forecast.derived import DERIVED
+
+EXPERTS = 3
+"""Members that are no versions: copy-last, seasonal naive, least squares."""
+
+
+def versions_beside(config: Config) -> int:
+    """How many accepted versions before the champion issue beside it, and the base; 0: none."""
+    return config.ensemble.versions if config.online_learning.strategy == "ensemble" else 0
+
+
+def versions_of(config: Config) -> int:
+    """Versions that issue at most: the champion, those beside it, the base."""
+    beside = versions_beside(config)
+    return 1 + beside + bool(beside)
+
+
+def members_of(config: Config) -> int:
+    """Members whose forecasts are of record, at most."""
+    return versions_of(config) + EXPERTS + len(DERIVED)

@@ -45,6 +45,7 @@ def stream(config: Config) -> dict[str, Any]:
         "out_of_order_s": config.clock.out_of_order,
         "acknowledge": config.buffer.acknowledge,
         "snapshot_every_bytes": config.buffer.snapshot_every_mb * _MIB,
+        "deploy_hold_s": config.online_learning.deploy_hold_minutes * 60,
     }
 
 
@@ -76,7 +77,7 @@ def ledger(config: Config) -> dict[str, Any]:
 
 
 def trainer(config: Config) -> dict[str, Any]:
-    """Constructor arguments of TrainerActor."""
+    """Constructor arguments of the plain trainer, and of where it trains."""
     base, online = config.training, config.online_learning
     return {
         "schema": config.panel.schema_of(),
@@ -98,13 +99,18 @@ def trainer(config: Config) -> dict[str, Any]:
             "epochs": online.online_epochs,
             "batch_size": online.online_batch_size,
             "gradient_clip": online.gradient_clip_val,
-            "threads": base.threads,
+            "threads": online.update_threads or base.threads,
         },
         "device": config.trainer.device,
         "precision": config.trainer.precision,
         "serving": config.serve.precision,
         "workers": _workers(config) if config.trainer.workers else None,
     }
+
+
+def trainer_actor(config: Config) -> dict[str, Any]:
+    """Constructor arguments of TrainerActor: of the trainer, and how its updates give way."""
+    return {**trainer(config), "update_nice": config.online_learning.update_nice}
 
 
 def with_workers(given: dict[str, Any], config: Config) -> dict[str, Any]:
@@ -138,7 +144,10 @@ def settings(config: Config) -> Settings:
         bootstrap=round(config.training.bootstrap_hours * slots_per_hour),
         base_windows=config.training.windows,
         update_every=max(1, online.update_frequency_minutes * 60 // config.panel.step),
-        retrain_every=round(online.retrain_interval_hours * slots_per_hour),
+        online=online.strategy != "periodic",
+        update_window=online.update_window,
+        retrain_every=round(online.retrain_hours * slots_per_hour),
+        retrain_start=online.retrain_start,
         lookback_hours=online.lookback_days * 24,
         min_samples=online.min_samples_for_update,
         window_hours=online.sliding_window_hours,

@@ -48,8 +48,9 @@ class _Trainer:
     def __init__(self):
         self.asked = []
 
-    async def train_base(self, job, windows, validation):
+    async def train_base(self, job, windows, validation, start=None):
         self.asked.append((job, windows, validation))
+        self.start = start
         raise RuntimeError("out of luck")
 
     async def update(self, job, champion, windows):

@@ -223,7 +223,8 @@ def page(told: Sequence[Told], query: EventsQuery) -> EventsAnswer:
 
     found = [one for one in told if wanted(one.event)]
     if query.after is not None:
-        found = [one for one in found if _place(one) > _parsed(query.after)]
+        after = _parsed(query.after)
+        found = [one for one in found if _place(one) > after]
     shown = found[: query.limit]
     more = len(found) > len(shown)
     return EventsAnswer(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from actors import handles
-from forecast.errors import Conflict, RegistryError, UnknownVersion
+from forecast.errors import Busy, Conflict, RegistryError, StateError, UnknownVersion
 from forecast.events import Event, EventReport, Told
 from forecast.http.problems import original
 from forecast.touched import Touched
@@ -26,13 +26,13 @@ class EventCalls:
     async def tell_events(
         self, events: Sequence[Event], who: str
     ) -> list[tuple[EventReport, Touched | None]]:
-        """Keep events; what came late is looked up in the registry."""
-        reports = await self._actors.ask(handles.BUFFER, "tell", events)
+        """Keep events; what came late is looked up in the registry. Raises Busy, Unprocessable."""
+        reports = await self._written("tell", events)
         return [(report, await self._touched(report, who)) for report in reports]
 
     async def withdraw_event(self, event_id: str) -> Told | None:
         """Forget an event from now on; None for one that is not known."""
-        known: Told | None = await self._actors.ask(handles.BUFFER, "withdraw", event_id)
+        known: Told | None = await self._written("withdraw", event_id)
         return known
 
     async def rollback(
@@ -50,6 +50,13 @@ class EventCalls:
         except RegistryError as error:
             raise Conflict(str(original(error))) from error
         return state
+
+    async def _written(self, method: str, what: Any) -> Any:
+        try:
+            return await self._actors.ask(handles.BUFFER, method, what)
+        except StateError as error:
+            # What is wrong is in the buffer's log; the same request may be sent again.
+            raise Busy("the buffer cannot write now", retry_after_s=5) from error
 
     async def _touched(self, report: EventReport, who: str) -> Touched | None:
         if report.late is None:

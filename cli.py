@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -247,11 +248,8 @@ def _client_options(command: Callable[P, None]) -> Callable[P, None]:
 
 
 def _get(url: str, token: str | None, path: str) -> Any:
-    client = Client.from_environment(url, token=token, patience_s=0.0)
-    try:
+    with closing(Client.from_environment(url, token=token, patience_s=0.0)) as client:
         return client.get(path)
-    finally:
-        client.close()
 
 
 @main.command()
@@ -281,6 +279,26 @@ def models(url: str, token: str | None) -> None:
             version["update_id"],
         )
     Console().print(table)
+
+
+@main.command()
+@_client_options
+@_exits
+def events(url: str, token: str | None) -> None:
+    """Incidents, maintenance, deploys and holidays that stand."""
+    click.echo(json.dumps(_get(url, token, "/api/v1/events"), indent=2))
+
+
+@main.command()
+@click.option("--to", type=int, help="A version that served before; else the previous one.")
+@click.option("--reason", required=True, help="For the audit log.")
+@_client_options
+@_exits
+def rollback(to: int | None, reason: str, url: str, token: str | None) -> None:
+    """Let an earlier version serve again; what came after it is withdrawn."""
+    asked = {"to": to, "reason": reason}
+    with closing(Client.from_environment(url, token=token, patience_s=0.0)) as client:
+        click.echo(json.dumps(client.post("/api/v1/rollout/rollback", asked)))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from ray.serve.handle import DeploymentHandle
 
 from actors import exposure, handles, logs, telemetry
 from actors.appends import Appends
+from actors.event_calls import EventCalls
 from actors.forecaster import Forecaster, Given
 from actors.plan import refuse
 from forecast.config import Config
@@ -173,7 +174,7 @@ class _Kept:
     reference: Any
 
 
-class Gateway:
+class Gateway(EventCalls):
     """The HTTP side: answers from the published snapshot, forwards what needs work.
 
     A replica is ready when it has the snapshot of this moment, or knows that there is none yet.

@@ -47,6 +47,7 @@ def stream(config: Config) -> dict[str, Any]:
         "out_of_order_s": config.clock.out_of_order,
         "acknowledge": config.buffer.acknowledge,
         "snapshot_every_bytes": config.buffer.snapshot_every_mb * _MIB,
+        "deploy_hold_s": config.online_learning.deploy_hold_minutes * 60,
     }
 
 
@@ -86,7 +87,7 @@ def ledger(config: Config) -> dict[str, Any]:
 
 
 def trainer(config: Config) -> dict[str, Any]:
-    """Constructor arguments of TrainerActor."""
+    """Constructor arguments of the plain trainer, and of where it trains."""
     base, online = config.training, config.online_learning
     return {
         "schema": config.panel.schema_of(),
@@ -115,7 +116,7 @@ def trainer(config: Config) -> dict[str, Any]:
             "ewc_weight": online.ewc_weight,
             "ewc_decay": online.ewc_decay,
             "distillation_weight": online.distillation_weight,
-            "threads": base.threads,
+            "threads": online.update_threads or base.threads,
         },
         "device": config.trainer.device,
         "precision": config.trainer.precision,
@@ -123,6 +124,11 @@ def trainer(config: Config) -> dict[str, Any]:
         "uncertainty": online.uncertainty_threshold if online.active_learning else None,
         "workers": _workers(config) if config.trainer.workers else None,
     }
+
+
+def trainer_actor(config: Config) -> dict[str, Any]:
+    """Constructor arguments of TrainerActor: of the trainer, and how its updates give way."""
+    return {**trainer(config), "update_nice": config.online_learning.update_nice}
 
 
 def with_workers(given: dict[str, Any], config: Config) -> dict[str, Any]:
@@ -156,7 +162,10 @@ def settings(config: Config) -> Settings:
         bootstrap=round(config.training.bootstrap_hours * slots_per_hour),
         base_windows=config.training.windows,
         update_every=max(1, online.update_frequency_minutes * 60 // config.panel.step),
-        retrain_every=round(online.retrain_interval_hours * slots_per_hour),
+        online=online.strategy != "periodic",
+        update_window=online.update_window,
+        retrain_every=round(online.retrain_hours * slots_per_hour),
+        retrain_start=online.retrain_start,
         lookback_hours=online.lookback_days * 24,
         min_samples=online.min_samples_for_update,
         window_hours=online.sliding_window_hours,

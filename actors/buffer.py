@@ -15,7 +15,9 @@ import numpy as np
 from actors.commits import Commits
 from forecast.baselines import BaselineTables
 from forecast.errors import Busy, StateError
+from forecast.events import Event, EventReport, Told
 from forecast.free_space import FreeSpace
+from forecast.hours import Hours
 from forecast.least_squares import LeastSquaresTables
 from forecast.record import ServerStatus
 from forecast.schema import SampleBlock
@@ -165,6 +167,35 @@ class BufferActor:
     async def new_rows_since(self, slot: int, as_of: int) -> int:
         """Valid rows in the slots after `slot`, up to `as_of`."""
         return self._buffer.new_rows_since(slot, as_of)
+
+    async def tell(self, events: Sequence[Event]) -> tuple[EventReport, ...]:
+        """Log, then keep, events; see `EventBook.tell`. Raises as `append` does."""
+        self._lock.check()
+        self._space.check_ingest()
+        self._repair()
+        return self._buffer.events.tell(events)
+
+    async def withdraw(self, event_id: str) -> Told | None:
+        """Let an event be forgotten from now on; None when it is not known."""
+        self._lock.check()
+        self._repair()
+        return self._buffer.events.withdraw(event_id)
+
+    async def events(self) -> tuple[Told, ...]:
+        """The events that stand, by start."""
+        return self._buffer.events.events.now()
+
+    async def masked(self, slot: int, known_at: int) -> tuple[str, ...]:
+        """The servers of which a slot says nothing, by what was known at another."""
+        return self._buffer.events.masked(slot, known_at)
+
+    async def held(self, slot: int) -> tuple[str, ...]:
+        """The servers whose drift alarm is held at a slot."""
+        return self._buffer.events.held(slot)
+
+    async def quiet_hours(self, as_of: int) -> Hours | None:
+        """The hours in which the fleet is least busy; None where none are."""
+        return self._buffer.quiet_hours(as_of=as_of)
 
     async def close(self) -> None:
         """Flush and let go of the files."""

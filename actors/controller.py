@@ -1,7 +1,7 @@
 """The controller: the order of the system, once per closed slot.
 
     buffer ──closed slot s──►  step(s)
-                                │ 1 score    ledger.score(s, buffer.actuals(s))     what matured
+                                │ 1 score    ledger.score(s, actuals, masked)       what matured
     buffer.draw ──windows──►    │ 2 learn    trainer.update(...) ──► challenger     when one is due
     buffer.holdout ─windows─►   │            trainer.judge ──► gate.decide ──► registry.promote
     registry ──champion──►      │ 3 issue    members ──► blocks of record ──► ledger.issue
@@ -147,7 +147,8 @@ class Controller:
 
     async def _score(self, slot: int) -> None:
         due = slot - self.settings.label_delay
-        await self._ledger.score.remote(due, self._buffer.actuals.remote(due))
+        masked = self._buffer.masked.remote(due, slot)
+        await self._ledger.score.remote(due, self._buffer.actuals.remote(due), masked)
 
     async def _refresh_members(self) -> None:
         """Load what should serve beside the old version and swap.

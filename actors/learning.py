@@ -19,6 +19,7 @@ from actors.settings import Settings
 from actors.state import ControllerState, Pending
 from forecast.artifact import Artifact
 from forecast.errors import ArtifactError, FleetcastError, NothingNew
+from forecast.hours import Hours
 from forecast.members import Members
 from train.gate import decide
 from train.trainer import BaseJob, Result, UpdateJob
@@ -37,6 +38,8 @@ class Learning:
     ) -> None:
         self._buffer, self._trainer, self._registry = buffer, trainer, registry
         self._members, self._settings = members, settings
+        self._schedule = settings.schedule()
+        self._quiet: tuple[int, Hours | None] | None = None
         self.last_failure: str | None = None
         """Why the last training failed; None once one did not."""
         self.learned_to = -1
@@ -51,8 +54,11 @@ class Learning:
         self.learned_to = int(lineage.get("slot", -1))
         self._full_slot = self.learned_to if lineage.get("kind") in _FULL else None
 
-    async def step(self, state: ControllerState) -> ControllerState:
-        """Start what is due at the state's slot, conclude what has come to its slot."""
+    async def step(self, state: ControllerState, *, urgent: bool = False) -> ControllerState:
+        """Start what is due at the state's slot, conclude what has come to its slot.
+
+        `urgent`: a drift is confirmed, and an update waits for nothing but the one under way.
+        """
         slot = state.slot
         assert slot is not None
         state = self._counted(state)
@@ -60,7 +66,7 @@ class Learning:
             # A base that was trained by hand has seen this: its first update comes a full period
             # after what it knows.
             return replace(state, last_update_slot=slot)
-        if state.pending is None and (pending := await self._startable(state)) is not None:
+        if state.pending is None and (pending := await self._startable(state, urgent)) is not None:
             told = {"update_id": pending.update_id, "slot": slot}
             log.info("%s is due", pending.update_id, extra=told)
             full = slot if pending.kind in _FULL else state.last_full_slot
@@ -92,9 +98,9 @@ class Learning:
             return state
         return replace(state, last_full_slot=found)
 
-    async def _startable(self, state: ControllerState) -> Pending | None:
+    async def _startable(self, state: ControllerState, urgent: bool) -> Pending | None:
         """What is due, unless the disk is too full for another version."""
-        pending = await self._due(state)
+        pending = await self._due(state, urgent)
         if pending is None:
             return None
         full = not (await self._buffer.status.remote()).may_learn
@@ -104,35 +110,43 @@ class Learning:
         self._waits = full
         return None if full else pending
 
-    async def _due(self, state: ControllerState) -> Pending | None:
+    async def _due(self, state: ControllerState, urgent: bool) -> Pending | None:
         slot, settings = state.slot, self._settings
         assert slot is not None
-        if self._members.complete and self._retrain_is_due(state):
-            return self._pending("retrain", slot, self._members.champion)
         last = state.last_update_slot
         if self._members.champion is not None:
             # One trained by hand may know more than the last update did.
             last = max(-1 if last is None else last, self.learned_to)
-        if last is not None and slot - last < settings.update_every:
-            return None
         if not self._members.complete:
             status = await self._buffer.status.remote()
-            if status.first_slot is None or slot < status.first_slot + settings.bootstrap:
+            begun = None if status.first_slot is None else status.first_slot + settings.bootstrap
+            early = last is not None and slot - last < settings.update_every
+            if early or begun is None or slot < begun:
                 return None
             return self._pending("base", slot, None)
-        if not settings.learning or last is None:
+        if not settings.learning:
             return None
-        fresh = await self._buffer.new_rows_since.remote(last, slot)
-        if fresh < settings.min_samples:
-            return None
-        return self._pending("update", slot, self._members.champion)
+        kind = self._schedule.due(
+            slot,
+            last=last,
+            last_full=state.last_full_slot,
+            learned=await self._quiet_hours(slot),
+            urgent=urgent,
+        )
+        if kind == "update":
+            fresh = await self._buffer.new_rows_since.remote(last, slot)
+            if not self._schedule.enough(fresh, urgent=urgent):
+                return None
+        return None if kind is None else self._pending(kind, slot, self._members.champion)
 
-    def _retrain_is_due(self, state: ControllerState) -> bool:
-        every, last = self._settings.retrain_every, state.last_full_slot
-        if not self._settings.learning or not every or last is None:
-            return False
-        assert state.slot is not None
-        return state.slot - last >= every
+    async def _quiet_hours(self, slot: int) -> Hours | None:
+        """The hours found quiet before the slot's day; None for any, or where none are learned."""
+        if self._schedule.hours != "learned":
+            return None
+        as_of = self._schedule.day_of(slot)
+        if self._quiet is None or self._quiet[0] != as_of:
+            self._quiet = (as_of, await self._buffer.quiet_hours.remote(as_of))
+        return self._quiet[1]
 
     def _pending(self, kind: Any, slot: int, parent: int | None) -> Pending:
         return Pending(kind, f"{kind}-{slot}", slot, slot + self._settings.latency, parent)
@@ -147,28 +161,30 @@ class Learning:
         settings, slot = self._settings, pending.asked_slot
         seed, known = settings.seed + slot, slot - settings.label_delay
         if pending.kind == "base":
-            windows = self._draw(known, settings.history_hours, settings.base_windows, seed)
+            windows = self._draw(slot, known, settings.history_hours, settings.base_windows, seed)
             job = BaseJob(pending.update_id, slot, settings.seed)
-            return await self._trainer.train_base.remote(job, windows, self._holdout(known))
+            return await self._trainer.train_base.remote(job, windows, self._holdout(slot, known))
         if pending.kind == "retrain":
             # Its weights are chosen on validation windows, which therefore come before those on
             # which it is compared with the champion, and a horizon before.
             before = settings.before_holdout(known)
-            windows = self._draw(before, settings.lookback_hours, settings.base_windows, seed)
+            windows = self._draw(slot, before, settings.lookback_hours, settings.base_windows, seed)
             job = BaseJob(pending.update_id, slot, seed, "retrain", pending.parent)
-            return await self._trainer.train_base.remote(job, windows, self._holdout(before))
+            start = await self._start(pending.parent)
+            exams = self._holdout(slot, before)
+            return await self._trainer.train_base.remote(job, windows, exams, start)
         assert pending.parent is not None
-        windows = self._lessons(pending.update_id, known, seed)
+        windows = self._lessons(pending.update_id, slot, known, seed)
         update = UpdateJob(pending.update_id, slot, seed, pending.parent)
         champion = self._registry.load.remote(pending.parent)
         return await self._trainer.update.remote(update, champion, windows)
 
-    def _lessons(self, update_id: str, as_of: int, seed: int) -> Any:
+    def _lessons(self, update_id: str, slot: int, as_of: int, seed: int) -> Any:
         """A reference to an update's windows: of the sliding window, and of the replay table."""
         settings = self._settings
         hours, count = settings.window_hours, settings.windows_per_update
         if not settings.replay_ratio:
-            return self._draw(as_of, hours, count, seed)
+            return self._draw(slot, as_of, hours, count, seed)
         return self._buffer.rehearse.remote(
             update_id=update_id,
             as_of=as_of,
@@ -176,21 +192,35 @@ class Learning:
             count=count,
             seed=seed,
             holdout_hours=settings.holdout_hours,
+            known_at=slot,
             ratio=settings.replay_ratio,
         )
 
-    def _draw(self, as_of: int, hours: int, count: int, seed: int) -> Any:
-        """A reference to training windows that end before the holdout up to `as_of`."""
-        holdout = self._settings.holdout_hours
+    def _draw(self, slot: int, as_of: int, hours: int, count: int, seed: int) -> Any:
+        """A reference to training windows that end before the holdout up to `as_of`.
+
+        Masked by what is known at `slot`.
+        """
         return self._buffer.draw.remote(
-            as_of=as_of, hours=hours, count=count, seed=seed, holdout_hours=holdout
+            as_of=as_of,
+            hours=hours,
+            count=count,
+            seed=seed,
+            holdout_hours=self._settings.holdout_hours,
+            known_at=slot,
         )
 
-    def _holdout(self, slot: int) -> Any:
+    def _holdout(self, slot: int, as_of: int) -> Any:
         settings = self._settings
         return self._buffer.holdout.remote(
-            as_of=slot, hours=settings.holdout_hours, every=settings.horizon
+            as_of=as_of, hours=settings.holdout_hours, every=settings.horizon, known_at=slot
         )
+
+    async def _start(self, champion: int | None) -> Artifact | None:
+        """What a retrain begins from; None for nothing."""
+        if self._settings.retrain_start == "scratch":
+            return None
+        return await self._readable(champion)
 
     async def _readable(self, version: int | None) -> Artifact | None:
         """The files of a version; None where they are damaged: learning goes on without it."""
@@ -228,7 +258,7 @@ class Learning:
         anchor = None if serves is None else (await self._registry.state.remote()).anchor
         evidence = await self._trainer.judge.remote(
             result.artifact,
-            self._holdout(slot - self._settings.label_delay),
+            self._holdout(slot, slot - self._settings.label_delay),
             None if serves is None else self._registry.load.remote(serves),
             None if anchor == serves else await self._readable(anchor),
             pending.kind == "update" and serves == pending.parent,

@@ -158,7 +158,7 @@ class LocalFleet:
         self.registry = LocalHandle(RegistryActor(**arguments.registry(config)))
         self.buffer = LocalHandle(buffer(**arguments.buffer(config)))
         self.ledger = LocalHandle(ledger(**arguments.ledger(config)))
-        self.trainer = LocalHandle(trainer(**arguments.trainer(config)))
+        self.trainer = LocalHandle(trainer(**arguments.trainer_actor(config)))
         given = arguments.controller(config)
         settings = replace(given["settings"], label_delay=label_delay)
         self.controller = Controller(

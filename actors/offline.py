@@ -38,11 +38,11 @@ class History(Protocol):
         """The clock; see `Buffer.status`."""
 
     def draw(
-        self, *, as_of: int, hours: int, count: int, seed: int, holdout_hours: int
+        self, *, as_of: int, hours: int, count: int, seed: int, holdout_hours: int, known_at: int
     ) -> RawWindows:
         """Training windows; see `Buffer.draw`."""
 
-    def holdout(self, *, as_of: int, hours: int, every: int) -> RawWindows:
+    def holdout(self, *, as_of: int, hours: int, every: int, known_at: int) -> RawWindows:
         """Later windows; see `Buffer.holdout`."""
 
 
@@ -80,9 +80,10 @@ def train_and_judge(
     """A model from nothing on what the history knows, against the champion where there is one.
 
     Returns its version, whether it was promoted, and the report. A `base` learns from the whole
-    history, a `retrain` from its last `lookback_hours`. Raises RegistryError when the champion, the
-    one before the training or the one after it, and the model cannot be compared on windows that
-    neither has seen, TrainingError when there is too little history.
+    history, a `retrain` from its last `lookback_hours`, beginning as the settings say. Raises
+    RegistryError when the champion, the one before the training or the one after it, and the model
+    cannot be compared on windows that neither has seen, TrainingError when there is too little
+    history.
     """
     slot = _closed(history)
     champion, known = _champion(registry)
@@ -91,25 +92,30 @@ def train_and_judge(
     # With a champion to compare with, nothing of the comparison's windows may be seen before.
     as_of = slot if known is None else before_holdout
     hours = settings.history_hours if kind == "base" else settings.lookback_hours
-    validation = history.holdout(as_of=as_of, hours=settings.holdout_hours, every=settings.horizon)
+    span = {"hours": settings.holdout_hours, "every": settings.horizon}
+    # By hand, events count that were told up to now: those that the next step goes by.
+    told = slot + 1
+    validation = history.holdout(as_of=as_of, known_at=told, **span)
     windows = history.draw(
         as_of=as_of,
         hours=hours,
         count=settings.base_windows,
         seed=settings.seed,
         holdout_hours=settings.holdout_hours,
+        known_at=told,
     )
     update_id = f"{'train' if kind == 'base' else kind}-{slot}-{int(time.time())}"
     parent = champion if kind == "retrain" else None
     job = BaseJob(update_id, slot, settings.seed, kind, parent)
-    result = trainer.train_base(job, windows, validation)
+    warm = kind == "retrain" and settings.retrain_start == "warm"
+    result = trainer.train_base(job, windows, validation, known if warm else None)
     # A running fleet went on meanwhile: what serves now, on what is closed now.
     (champion, known), closed = _champion(registry), _closed(history)
     if known is not None:
         before_holdout = settings.before_holdout(closed)
         _refuse_seen(f"version {champion}", known, before_holdout)
         _refuse_seen("the new model", result.artifact, before_holdout)
-    holdout = history.holdout(as_of=closed, hours=settings.holdout_hours, every=settings.horizon)
+    holdout = history.holdout(as_of=closed, known_at=closed + 1, **span)
     anchor = None if champion is None else registry.state().anchor
     evidence = trainer.judge(
         result.artifact,

@@ -6,13 +6,16 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from forecast.artifact import Artifact
 from forecast.audit import AuditLog
+from forecast.errors import ArtifactError
 from forecast.registry import Registry, RegistryState, Servable, UpdateRecord
 from forecast.storage import HANDOVER_S, OwnerLock
+from forecast.touched import Touched, touched
 
 log = logging.getLogger("fleetcast.registry")
 
@@ -75,6 +78,23 @@ class RegistryActor:
     ) -> None:
         """Record any other event of the system; see `Registry.note`."""
         self._registry.note(kind, slot=slot, detail=detail, who=who, key=key)
+
+    async def late_event(
+        self, event_id: str, first: int, last: int, *, known: int, who: str
+    ) -> Touched:
+        """Which accepted versions learned from slots that were masked too late; on record."""
+        state = self._registry.state()
+        lineages = {}
+        for info in state.versions:
+            try:
+                lineages[info.version] = self._registry.manifest(info.version).get("lineage", {})
+            except ArtifactError as error:
+                log.warning("what version %d learned from is not known: %s", info.version, error)
+        found = touched(state, lineages, first, last)
+        detail = {"event": event_id, "from_slot": first, "to_slot": last, **asdict(found)}
+        key = f"{event_id}:{known}"
+        self._registry.note("event_late", slot=known, detail=detail, who=who, key=key)
+        return found
 
     async def load(self, version: int) -> Artifact:
         """A version's artifact, its checksums verified."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from forecast.hours import Hours
 from forecast.members import Members
 from forecast.schema import Schema
 from train.gate import Rules
+from train.schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +25,13 @@ class Settings:
     bootstrap: int
     base_windows: int
     update_every: int
+    online: bool = True
+    """Off: full retrains alone, no updates between them."""
+    update_window: str | None = None
+    """When trainings may start; see `forecast.hours`."""
     retrain_every: int = 0
     """0: no retrain by itself."""
+    retrain_start: Literal["scratch", "warm"] = "scratch"
     lookback_hours: int = 0
     """What a retrain reads."""
     min_samples: int
@@ -65,6 +72,20 @@ class Settings:
             validate=self.validate,
             threshold=self.validation_threshold,
             weight_move=self.max_weight_move,
+        )
+
+    def schedule(self) -> Schedule:
+        """When trainings are due, but for the first one."""
+        window = self.update_window
+        hours: Hours | Literal["learned"] | None = None
+        if window is not None:
+            hours = "learned" if window == "learned" else Hours.parse(window)
+        return Schedule(
+            step_seconds=self.schema.step_seconds,
+            every=self.update_every if self.online else 0,
+            retrain_every=self.retrain_every,
+            min_samples=self.min_samples,
+            hours=hours,
         )
 
     def before_holdout(self, slot: int) -> int:

@@ -68,7 +68,7 @@ def specs(config: Config) -> tuple[ActorSpec, ...]:
         ActorSpec(
             handles.TRAINER,
             TrainerActor,
-            arguments.trainer(config),
+            arguments.trainer_actor(config),
             memory_mib=2000,
             options={},
             **arguments.trainer_resources(config),

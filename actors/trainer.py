@@ -24,6 +24,7 @@ from train.steps import device_of
 from train.trainer import BaseJob, OnWorkers, Result, Trainer, UpdateJob
 
 _NICE = 10
+"""How far a full training gives way."""
 _TRIES = 2
 """How often a training is done again whose process died: it may be what killed it."""
 
@@ -67,27 +68,34 @@ class TrainerActor:
     again with the same seed: the result is the same.
     """
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, update_nice: int = 0, **settings: Any) -> None:
         self._trainer = make_trainer(**settings)
         self._busy = asyncio.Lock()
         self._finished: OrderedDict[str, Result] = OrderedDict()
         self._skipped = self._windows_saved = 0
         self._took = {kind: Durations() for kind in ("base", "retrain", "update")}
-        # A training from nothing takes minutes: its thread gives way to Serve. An update is short,
-        # and a new version waits for it.
-        self._patient = ThreadPoolExecutor(1, "full-training", initializer=_give_way)
+        # A full training takes minutes: its thread gives way to Serve. An update is short, and a
+        # new version waits for it: how far it gives way is the config's choice.
+        self._patient = _gives_way("full-training", _NICE)
+        self._quick = _gives_way("update", update_nice)
 
     @ray.method(max_task_retries=_TRIES)
-    async def train_base(self, job: BaseJob, windows: RawWindows, validation: RawWindows) -> Result:
-        """A model from history: the first one, or a retrain."""
-        work = partial(self._trainer.train_base, job, windows, validation)
+    async def train_base(
+        self,
+        job: BaseJob,
+        windows: RawWindows,
+        validation: RawWindows,
+        start: Artifact | None = None,
+    ) -> Result:
+        """A model from history: the first one, or a retrain, from `start` where that is given."""
+        work = partial(self._trainer.train_base, job, windows, validation, start)
         return await self._once(job.update_id, job.kind, work, self._patient)
 
     @ray.method(max_task_retries=_TRIES)
     async def update(self, job: UpdateJob, champion: Artifact, windows: RawWindows) -> Result:
         """A challenger that starts from the champion."""
         work = partial(self._update, job, champion, windows)
-        return await self._once(job.update_id, "update", work, None)
+        return await self._once(job.update_id, "update", work, self._quick)
 
     async def judge(
         self,
@@ -131,7 +139,7 @@ class TrainerActor:
         return result
 
     async def _once(
-        self, update_id: str, kind: str, work: Callable[[], Result], where: Executor | None
+        self, update_id: str, kind: str, work: Callable[[], Result], where: Executor
     ) -> Result:
         async with self._busy:
             if update_id not in self._finished:
@@ -143,7 +151,11 @@ class TrainerActor:
         return self._finished[update_id]
 
 
-def _give_way() -> None:
-    """Lower the priority of this thread, and of those that torch starts from it."""
+def _gives_way(name: str, nice: int) -> Executor:
+    """One thread of this niceness at least, which those that torch starts from it inherit."""
+    return ThreadPoolExecutor(1, name, initializer=partial(_give_way, nice))
+
+
+def _give_way(nice: int) -> None:
     thread = threading.get_native_id()
-    os.setpriority(os.PRIO_PROCESS, thread, max(_NICE, os.getpriority(os.PRIO_PROCESS, thread)))
+    os.setpriority(os.PRIO_PROCESS, thread, max(nice, os.getpriority(os.PRIO_PROCESS, thread)))

@@ -10,6 +10,7 @@ import json
 import os
 import ssl
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -88,6 +89,11 @@ class Client:
     def get(self, path: str, **params: str | int) -> Any:  # noqa: ANN401 - JSON
         """GET a path and return its JSON."""
         return self._send("GET", path, params=params).json()
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
+        """POST JSON and return the JSON of the answer; tried again, it is the same request."""
+        headers = {**_HEADERS, "Content-Type": _JSON, "Idempotency-Key": uuid.uuid4().hex}
+        return self._send("POST", path, content=json.dumps(body).encode(), headers=headers).json()
 
     def ingest(self, rows: Iterable[Mapping[str, Any]], *, key: str) -> Mapping[str, Any]:
         """POST rows as NDJSON under an idempotency key."""

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from forecast.config_schedule import Scheduling
 from forecast.schema import Metric, Schema
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -175,11 +176,11 @@ class TrainerConfig(Section):
     cpus_per_worker: float = Field(default=1.0, gt=0)
 
 
-class OnlineLearning(Section):
+class OnlineLearning(Section, Scheduling):
     """How the model keeps learning; names and integers are the user's."""
 
     enabled: bool = False
-    strategy: Literal["sliding_window", "replay", "ensemble"] = "sliding_window"
+    strategy: Literal["periodic", "sliding_window", "replay", "ensemble"] = "sliding_window"
     """`ensemble` learns as `sliding_window`, and accepted versions stay as weighted members."""
     update_frequency_minutes: int = Field(default=60, ge=1)
     min_samples_for_update: int = Field(default=1000, ge=1)
@@ -211,12 +212,18 @@ class OnlineLearning(Section):
     keep_model_versions: int = Field(default=5, ge=1)
     windows_per_update: int = Field(default=256, ge=1)
     retrain_interval_hours: int = Field(default=0, ge=0)
-    """Event time between full retrains on `lookback_days`; 0: none by itself."""
+    """Event time between full retrains on `lookback_days`; 0: none by itself, but 24 where the
+    strategy is `periodic`."""
     lookback_days: int = Field(default=30, ge=1)
     gate_holdout_hours: int = Field(default=24, ge=1)
     update_latency_slots: int = Field(default=1, ge=0)
     when_late: Literal["continue", "wait"] = "continue"
     """An update not ready at its slot: go on and take it when it comes, or wait for it (replay)."""
+
+    @property
+    def retrain_hours(self) -> int:
+        """Hours between full retrains; 0: none."""
+        return self.retrain_interval_hours or (24 if self.strategy == "periodic" else 0)
 
 
 class EnsembleConfig(Section):
@@ -306,7 +313,7 @@ class Config(Section):
             )
         if self.training.bootstrap_hours > self.buffer.history_days * day:
             raise ValueError("training.bootstrap_hours is longer than buffer.history_days")
-        if learning.retrain_interval_hours and learning.lookback_days > self.buffer.history_days:
+        if learning.retrain_hours and learning.lookback_days > self.buffer.history_days:
             raise ValueError("online_learning.lookback_days is longer than buffer.history_days")
         return self
 

@@ -14,6 +14,7 @@
         ├── NotAuthorized        no token, or a wrong one
         ├── Forbidden            a token without the scope, or a request that may not come this way
         ├── UnknownServer
+        ├── UnknownEvent
         ├── Conflict             the request and what is stored do not go together
         ├── TooLarge             a body, or what it inflates to, is over the limit
         ├── TooSlow              a body whose end does not come
@@ -103,6 +104,13 @@ class UnknownServer(RequestError):
 
     status = 404
     kind = "unknown-server"
+
+
+class UnknownEvent(RequestError):
+    """No such event."""
+
+    status = 404
+    kind = "unknown-event"
 
 
 class Conflict(RequestError):

@@ -49,7 +49,11 @@ def test_a_missing_data_file_is_a_usage_error_that_names_it():
 
 
 def test_nobody_there_is_exit_code_3():
-    assert run("status", "--url", "http://127.0.0.1:9").exit_code == 3
+    nowhere = ("--url", "http://127.0.0.1:9")
+    assert run("status", *nowhere).exit_code == 3
+    assert run("events", *nowhere).exit_code == 3
+    assert run("rollback", "--reason", "test", *nowhere).exit_code == 3
+    assert run("rollback", *nowhere).exit_code == 2  # a reason is asked for
 
 
 def test_the_example_of_a_real_fleet_is_a_valid_config():

@@ -17,20 +17,24 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from forecast.baselines import BaselineTables, residual_tables
+from forecast.baselines import BaselineTables
 from forecast.clock import slots_per_day
 from forecast.errors import StateError, UnknownServer
+from forecast.hours import Hours
 from forecast.record import ServerStatus
 from forecast.schema import SampleBlock, Schema
 from forecast.storage import DISK, Disk
 from forecast.windows import RawWindows
 from train import snapshot
 from train.cuts import Cutter
+from train.event_book import EventBook
 from train.examples import Examples, examples_of
 from train.intake import AppendReport, Intake
+from train.load import load_by_hour
 from train.requests import Requests
+from train.residuals import residuals_of
 from train.segments import SegmentLog
-from train.status import BufferStatus
+from train.status import BufferStatus, status_of
 
 __all__ = ["AppendReport", "Buffer", "BufferStatus"]
 
@@ -74,17 +78,17 @@ class Buffer:
         out_of_order_s: int = 7200,
         acknowledge: Literal["write", "fsync"] = "write",
         snapshot_every_bytes: int,
+        deploy_hold_s: int = 0,
         disk: Disk = DISK,
     ) -> None:
         self._schema = schema
         self._context, self._horizon = context, horizon
-        self._day = slots_per_day(schema.step_seconds)
         self._targets = np.array([schema.names.index(target) for target in schema.targets])
         self._snapshot_every = snapshot_every_bytes
         self._snapshot_at = snapshot_every_bytes
         self._intake = Intake(
             schema=schema,
-            history=history_days * self._day,
+            history=history_days * slots_per_day(schema.step_seconds),
             context=context,
             max_servers=max_servers,
             allowed_lateness_s=allowed_lateness_s,
@@ -98,6 +102,7 @@ class Buffer:
             context=context,
             horizon=horizon,
         )
+        self.events = EventBook(self._intake, hold_s=deploy_hold_s)
         self._requests = Requests()
         self._log: SegmentLog | None = None
         if directory is not None:
@@ -109,6 +114,7 @@ class Buffer:
                 disk=disk,
             )
             self._restore(self._log)
+        self.events.log = self._log
 
     def append(self, request_id: str, block: SampleBlock) -> AppendReport:
         """Write a block of samples and make sure of it; raises as `write` and `sync` do."""
@@ -171,20 +177,7 @@ class Buffer:
 
     def status(self) -> BufferStatus:
         """Clock, counts and sizes, now."""
-        intake, stored = self._intake, self._log
-        clock = intake.clock.slot
-        return BufferStatus(
-            clock_slot=self._requests.settled.clock_slot,
-            closed_slot=self._requests.settled.closed_slot,
-            first_slot=intake.roster.first_slot(),
-            servers=len(intake.roster) - len(intake.roster.retired(clock)),
-            rows=intake.grid.cells,
-            late=intake.late,
-            memory_bytes=intake.grid.nbytes,
-            log_bytes=0 if stored is None else stored.nbytes,
-            torn_bytes=0 if stored is None else stored.torn_bytes,
-            requests=len(self._requests),
-        )
+        return status_of(self._intake, self._requests, self._log)
 
     def servers(self, slot: int | None = None) -> tuple[ServerStatus, ...]:
         """Every server seen by `slot` (the clock's when None) and its state then, by name."""
@@ -209,54 +202,60 @@ class Buffer:
         return self._cutter.cut(servers, origins, labels=labels)
 
     def draw(
-        self, *, as_of: int, hours: int, count: int, seed: int, holdout_hours: int
+        self,
+        *,
+        as_of: int,
+        hours: int,
+        count: int,
+        seed: int,
+        holdout_hours: int,
+        known_at: int | None = None,
     ) -> RawWindows:
         """At most `count` training windows, uniform by seed over all that can teach something.
 
         Their labels end a horizon before the holdout of `holdout_hours` up to `as_of` begins; their
-        origins lie in the last `hours` before that.
+        origins lie in the last `hours` before that. No label lies in a slot that was known to be
+        masked at `known_at`, `as_of` unless said.
         """
         last = as_of - self._slots(holdout_hours) - 2 * self._horizon
         first = max(last - self._slots(hours) + 1, self._intake.roster.first_slot() or 0)
-        names, origins = self._cutter.drawn(first, last, count=count, seed=seed)
+        masker = self.events.masker(as_of if known_at is None else known_at)
+        names, origins = self._cutter.drawn(first, last, count=count, seed=seed, masker=masker)
         return self._cutter.cut(names, origins, labels=True, as_of=last)
 
-    def holdout(self, *, as_of: int, hours: int, every: int) -> RawWindows:
+    def holdout(
+        self, *, as_of: int, hours: int, every: int, known_at: int | None = None
+    ) -> RawWindows:
         """Every server's windows with labels in the last `hours` up to `as_of`.
 
-        Origins lie `every` slots apart, the last one a horizon before `as_of`.
+        Origins lie `every` slots apart, the last one a horizon before `as_of`; masked as in `draw`.
         """
+        masker = self.events.masker(as_of if known_at is None else known_at)
         last = as_of - self._horizon
         origins = np.arange(last, as_of - self._slots(hours) - 1, -every, dtype=np.int64)[::-1]
-        names, chosen = self._cutter.spaced(origins)
+        names, chosen = self._cutter.spaced(origins, masker=masker)
         # One long-run deviation for all, from before the first of them: none reads past its origin.
         return self._cutter.cut(names, chosen, labels=True, as_of=as_of - self._slots(hours))
 
     def residuals(self, *, as_of: int, hours: int, levels: tuple[float, ...]) -> BaselineTables:
         """The baselines' residual quantiles, from the last `hours` and the day before them."""
-        names = [state.name for state in self._intake.roster.states(as_of)]
-        slots = np.arange(as_of - self._slots(hours) - self._day + 1, as_of + 1)
-        history = self._intake.grid.gather(self._intake.roster.rows(names), slots)
-        return residual_tables(
-            history[:, :, self._targets],
+        return residuals_of(
+            self._intake,
+            self.events,
             as_of=as_of,
-            servers=names,
-            targets=self._schema.targets,
+            slots=self._slots(hours),
             levels=levels,
             horizon=self._horizon,
-            season=self._day,
         )
 
     def examples(self, *, as_of: int) -> Examples:
         """What the least-squares expert is fitted on; at most a few days of every server."""
-        intake = self._intake
         return examples_of(
-            intake.grid,
-            intake.roster,
-            self._schema,
+            self._intake,
             as_of=as_of,
             context=self._context,
             horizon=self._horizon,
+            masker=self.events.masker(as_of),
         )
 
     def actuals(self, slot: int) -> tuple[tuple[str, ...], FloatArray]:
@@ -271,6 +270,10 @@ class Buffer:
         """Slots in (slot, as_of] times servers in which at least one metric has a value."""
         return self._intake.grid.rows_between(slot, as_of)
 
+    def quiet_hours(self, *, as_of: int) -> Hours | None:
+        """The hours in which the fleet is least busy; None where none are."""
+        return Hours.quietest(load_by_hour(self._intake, as_of=as_of))
+
     def close(self) -> None:
         """Make the log durable and let go of it; nothing can be appended afterwards."""
         if self._log is not None:
@@ -283,16 +286,16 @@ class Buffer:
         """Take over the snapshot, then every request that was logged after it."""
         more = snapshot.load(stored.snapshot(), self._intake)
         self._requests.restore((more or {}).get("reports", []))
+        self.events.restore((more or {}).get("events", []))
         for about, record in stored.replay():
+            if self.events.take(record):
+                continue
             request_id, block, rejected = snapshot.samples_of(record, about, self._schema)
             self._requests.remember(request_id, self._intake.apply(block, rejected))
         self._moved(settled=True)
-        if stored.torn_bytes:
-            log.warning(
-                "cut %d bytes of an unfinished record, never acknowledged, from the log",
-                stored.torn_bytes,
-                extra={"torn_bytes": stored.torn_bytes},
-            )
+        if torn := stored.torn_bytes:
+            said = "cut %d bytes of an unfinished record, never acknowledged, from the log"
+            log.warning(said, torn, extra={"torn_bytes": torn})
 
     def _compact_if_due(self) -> None:
         """Snapshot and truncate once the log is long; a failure costs space, never the request."""
@@ -305,8 +308,8 @@ class Buffer:
             self._snapshot_at = self._log.nbytes + self._snapshot_every
 
     def _compact(self, stored: SegmentLog) -> None:
-        state = snapshot.dump(self._intake, {"reports": self._requests.to_json()})
-        stored.compact(state)
+        kept = {"reports": self._requests.to_json(), "events": self.events.events.to_json()}
+        stored.compact(snapshot.dump(self._intake, kept))
         self._snapshot_at = self._snapshot_every
         self._requests.settle(self._requests.written)
 

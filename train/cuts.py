@@ -5,7 +5,7 @@ N windows, S servers, L context slots, H horizon slots, M metrics, T targets.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from train.spread import Spread
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+
+Masker = Callable[[Sequence[str], IntArray], BoolArray]
+"""Which slots [K] of which servers [S] say nothing: [S, K]."""
 
 _SERVERS_AT_A_TIME = 64
 
@@ -71,30 +74,34 @@ class Cutter:
             spread=self._spreads(rows, origins, as_of),
         )
 
-    def drawn(self, first: int, last: int, *, count: int, seed: int) -> tuple[list[str], IntArray]:
+    def drawn(
+        self, first: int, last: int, *, count: int, seed: int, masker: Masker | None = None
+    ) -> tuple[list[str], IntArray]:
         """Servers and origins of `count` windows, uniform over all that can teach something.
 
         Origins lie in [first, last]; each window comes up once at most, in random order. Fewer come
         back when there are fewer.
         """
-        names, fit = self._eligible(np.arange(first, last + 1))
+        names, fit = self._eligible(np.arange(first, last + 1), masker)
         places = np.flatnonzero(fit)
         rng = np.random.default_rng(seed)
         chosen = rng.choice(places, size=min(count, len(places)), replace=False)
         server, offset = np.divmod(chosen, fit.shape[1])
         return [names[at] for at in server], (first + offset).astype(np.int64)
 
-    def spaced(self, origins: IntArray) -> tuple[list[str], IntArray]:
+    def spaced(
+        self, origins: IntArray, *, masker: Masker | None = None
+    ) -> tuple[list[str], IntArray]:
         """Servers and origins of every window that can teach something, with these origins."""
-        names, fit = self._eligible(origins)
+        names, fit = self._eligible(origins, masker)
         server, at = np.nonzero(fit)
         return [names[index] for index in server], origins[at]
 
-    def _eligible(self, origins: IntArray) -> tuple[list[str], BoolArray]:
+    def _eligible(self, origins: IntArray, masker: Masker | None) -> tuple[list[str], BoolArray]:
         """Names [S], and which of their windows with these rising origins are worth learning from.
 
-        The context lies inside the server's life, at least half of the label cells are known, and a
-        target was observed in the origin's last 3 slots.
+        The context lies inside the server's life, at least half of the label cells are known, a
+        target was observed in the origin's last 3 slots, and no label lies in a masked slot.
         """
         names = self._roster.names()
         fit = np.zeros((len(names), len(origins)), dtype=np.bool_)
@@ -103,7 +110,19 @@ class Cutter:
             rows = self._roster.rows(names[part])
             alive = origins - self._context + 1 >= self._roster.first[rows][:, None]
             fit[part] = alive & self._taught(rows, origins)
+            if masker is not None:
+                fit[part] &= self._unmasked(names[part], origins, masker)
         return names, fit
+
+    def _unmasked(self, names: Sequence[str], origins: IntArray, masker: Masker) -> BoolArray:
+        """Which windows [S, N] have no label in a masked slot."""
+        first = int(origins[0]) + 1
+        masked = masker(names, np.arange(first, int(origins[-1]) + self._horizon + 1))
+        before = np.zeros((len(names), masked.shape[1] + 1), dtype=np.int64)
+        np.cumsum(masked, axis=1, out=before[:, 1:])
+        at = origins - first + 1
+        clear: BoolArray = before[:, at + self._horizon] == before[:, at]
+        return clear
 
     def _taught(self, rows: IntArray, origins: IntArray) -> BoolArray:
         first = int(origins[0]) - SILENT_SLOTS + 1

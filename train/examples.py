@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast.least_squares import HISTORY_DAYS, LEAST_STRIDE, MOST_WINDOWS
-from forecast.schema import Schema
-from train.grid import Grid
-from train.roster import Roster
+from train.cuts import Masker
+from train.intake import Intake
 
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -58,12 +57,18 @@ def stride_of(servers: int, slots: int, day: int, *, most: int = MOST_WINDOWS) -
 
 
 def examples_of(
-    grid: Grid, roster: Roster, schema: Schema, *, as_of: int, context: int, horizon: int
+    intake: Intake,
+    *,
+    as_of: int,
+    context: int,
+    horizon: int,
+    masker: Masker | None = None,
 ) -> Examples:
-    """Examples of every server known by `as_of`, with no value after it.
+    """Examples of every server known by `as_of`, with no value after it; masked labels are gaps.
 
     Origins of different servers are staggered, so that a large fleet still covers the day.
     """
+    grid, roster, schema = intake.grid, intake.roster, intake.schema
     names = [state.name for state in roster.states(as_of)]
     day = roster.day
     first = max(as_of - HISTORY_DAYS * day, as_of - grid.ring, roster.first_slot() or 0)
@@ -87,6 +92,12 @@ def examples_of(
         found = grid.gather(chosen, before)[..., columns]
         found[before > origin] = np.nan  # a horizon longer than a day
         daily[part] = found
+    if masker is not None and origins.size:
+        first = int(origins.min()) + 1
+        hidden = masker(names, np.arange(first, as_of + 1))
+        labels = origins[:, :, None] + np.arange(1, horizon + 1)
+        at = np.arange(len(names))[:, None, None], labels - first
+        values[:, context:][hidden[at].reshape(-1, horizon)] = np.nan
     metrics = [schema.metric(target) for target in schema.targets]
     logs = tuple(metric.transform == "log1p" for metric in metrics)
     return Examples(

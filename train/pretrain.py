@@ -7,6 +7,7 @@ to survive a killed process takes the checkpoint that is offered after each look
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import warnings
@@ -100,14 +101,15 @@ def pretrain(
     max_steps: int,
     seed: int,
     threads: int = 2,
+    start: Mapping[str, Tensor] | None = None,
     run: Run | None = None,
 ) -> tuple[Model, PretrainReport]:
     """A model trained on `train`, with the weights that were best on the later `validate`.
 
     Makes at most `epochs` passes and `max_steps` steps, looks at `validate` ten times on the way
     and stops after `patience` looks without a better loss. `learning_rate` is the peak of the
-    cycle. Same arguments, same weights, bit by bit, on one CPU worker; also when it went on from a
-    checkpoint of its own. A checkpoint of another training is left alone.
+    cycle; `start`, where given, the weights it begins from. Same arguments, same weights, bit by
+    bit, on one CPU worker; also from a checkpoint of its own. Another training's is left alone.
 
     Raises TrainingError when there is no labelled window to train or validate on, when a loss or a
     weight is not finite, or when the device is not there.
@@ -120,11 +122,14 @@ def pretrain(
             raise TrainingError(f"no label in {len(part)} {name} windows")
     plan = Plan.of(len(given), batch_size=batch_size, epochs=epochs, max_steps=max_steps)
     about = [spec.to_json(), plan.steps, batch_size, learning_rate, patience, seed]
+    if start is not None:
+        weights = b"".join(one.numpy().tobytes() for one in start.values())
+        about.append(hashlib.sha256(weights).hexdigest())
     job = digest(about, train, validate)
     with repeatable(seed=seed, threads=threads), _quiet():
         batches = Batches(len(given), plan, seed=seed, rank=run.rank, workers=run.workers)
         course = Course(
-            build(spec, seed=seed),
+            build(spec, seed=seed) if start is None else with_weights(spec, start),
             given=given,
             exams=exams,
             batches=batches,

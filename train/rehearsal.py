@@ -108,15 +108,19 @@ class Rehearsal:
         seed: int,
         holdout_hours: int,
         ratio: float,
+        known_at: int | None = None,
     ) -> RawWindows:
         """`count` windows for an update, `ratio` of them from the table, with weights.
 
         The others are those that `Buffer.draw` gives; they stand first and weigh 1. Where the table
         has too few the sliding window gives more; `replayed` tells them apart. No label is later
-        than `as_of` less the holdout and a horizon. Raises StateError when the log cannot be
-        written; then nothing was drawn.
+        than `as_of` less the holdout and a horizon. Labels masked as known at `known_at` (`as_of`
+        unless said) are left out, also of windows that were kept before the incident was told.
+        Raises StateError when the log cannot be written; then nothing was drawn.
         """
+        known = as_of if known_at is None else known_at
         asked = {"as_of": as_of, "hours": hours, "seed": seed, "holdout_hours": holdout_hours}
+        asked["known_at"] = known
         if self._drawn is not None and self._drawn.update_id == update_id:
             drawn = self._drawn
             fresh = self._buffer.draw(count=count - len(drawn.rows), **asked)
@@ -130,7 +134,7 @@ class Rehearsal:
             self._drawn = drawn
         past = np.ones(len(drawn.rows), np.bool_)
         old = replace(self._table.windows(drawn.rows), weight=drawn.weight, replayed=past)
-        return RawWindows.concat([fresh, old])
+        return RawWindows.concat([fresh, self._masked(old, known)])
 
     def report(self, update_id: str, losses: FloatArray | None) -> None:
         """The loss [N] of each window of an update, in the order drawn; NaN where not measured.
@@ -157,6 +161,16 @@ class Rehearsal:
         """Make the log durable and let go of it."""
         if self._log is not None:
             self._log.close()
+
+    def _masked(self, windows: RawWindows, known_at: int) -> RawWindows:
+        """The same windows without the labels that were known to be masked at a slot."""
+        masker = self._buffer.events.masker(known_at)
+        if masker is None:
+            return windows
+        values, ahead = windows.values.copy(), np.arange(1, self._horizon + 1)
+        for at, (name, origin) in enumerate(zip(windows.servers, windows.origin, strict=True)):
+            values[at, windows.context :][masker((name,), origin + ahead)[0]] = np.nan
+        return replace(windows, values=values)
 
     def _settle(self, last: int, seed: int) -> None:
         """Let the table learn what became of the update before, and of the hours since."""

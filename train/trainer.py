@@ -40,6 +40,8 @@ log = logging.getLogger("fleetcast.trainer")
 _PROBE_WINDOWS = 2
 _KNOWN_WINDOWS = 2048
 """Of a training from nothing, in which they come in random order: so many show what is usual."""
+_WARM_RATE = 0.1
+"""Share of the base's learning rate with which a retrain begins that starts from the champion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +121,32 @@ class Trainer:
         self._learner = Learner.of(learner, device=device, precision=precision)
         self._progress: dict[str, Any] = {}
 
-    def train_base(self, job: BaseJob, windows: RawWindows, validation: RawWindows) -> Result:
-        """A model from history alone; raises TrainingError when there is too little of it."""
+    def train_base(
+        self,
+        job: BaseJob,
+        windows: RawWindows,
+        validation: RawWindows,
+        start: Artifact | None = None,
+    ) -> Result:
+        """A model from history; raises TrainingError when there is too little of it.
+
+        It begins from the weights of `start`, where that is given and has the network and the
+        columns of today; its rate is then a tenth, so as not to
+        lose them.
+        """
         if not windows.servers or not validation.servers:
             raise TrainingError(
                 f"{job.update_id}: {len(windows.servers)} training and "
                 f"{len(validation.servers)} validation windows; both are needed"
             )
         spec = self._spec(windows)
+        settings = {**self._base, "seed": job.seed}
+        if (warm := self._warm(start, spec)) is not None:
+            spec = warm.spec
+            rate = _WARM_RATE * float(settings["learning_rate"])
+            settings |= {"start": warm.network.state_dict(), "learning_rate": rate}
         self._progress = {"update_id": job.update_id, "step": 0, "max_steps": 0}
         try:
-            settings = {**self._base, "seed": job.seed}
             if self._on_workers is None:
                 made = pretrain(spec, windows, validation, run=self._run, **settings)
             else:
@@ -139,7 +156,10 @@ class Trainer:
         model, report = made
         # Its weights were chosen by how well they forecast the validation windows.
         seen = int(validation.origin.max()) + validation.horizon
-        lineage = {"kind": job.kind, "parent": job.parent, "validated_to_slot": seen}
+        lineage: dict[str, Any] = {"kind": job.kind, "parent": job.parent}
+        lineage["validated_to_slot"] = seen
+        if start is not None:
+            lineage["start"] = "scratch" if warm is None else "warm"
         known = self._known(model, windows.rows(slice(_KNOWN_WINDOWS)))
         return self._result(job, lineage, model, asdict(report), windows, known)
 
@@ -252,6 +272,16 @@ class Trainer:
             roles=("", *(role for role in roles if role)),
         )
         return ModelSpec(window=window, quantiles=self._quantiles, **self._network)
+
+    def _warm(self, start: Artifact | None, spec: ModelSpec) -> Model | None:
+        """The model to begin from; None where it is not of today's network, columns and roles."""
+        if start is None:
+            return None
+        model = unpack(start, fingerprint=None, precision=None)
+        roles = model.spec.window.roles
+        known = set(spec.window.roles) <= set(roles)
+        same = replace(spec, window=replace(spec.window, roles=roles)) == model.spec
+        return model if known and same else None
 
     def _tell(self, step: int, max_steps: int, loss: float) -> None:
         self._progress.update(step=step, max_steps=max_steps, loss=loss)

@@ -1,8 +1,9 @@
 """The HTTP routes of one fleet. Everything they need of the system is `Service`.
 
-read     GET, POST /api/v1/forecast; GET /accuracy /learning/updates /models /servers /status
-         / /metrics
-ingest   POST /api/v1/ingest
+read     GET, POST /api/v1/forecast; GET /accuracy /events /learning/updates /models /servers
+         /status / /metrics
+ingest   POST /api/v1/ingest; POST, DELETE /events
+operate  POST /api/v1/rollout/rollback
 anybody  /healthz /readyz /docs /openapi.json
 """
 
@@ -22,6 +23,7 @@ from forecast.http.answers import Body
 from forecast.http.auth import Guard, Scope
 from forecast.http.board import Board
 from forecast.http.bodies import FORECAST_BODY, ROWS_BODY, forecast_request, read_body, request_id
+from forecast.http.events import event_routes, rollback_routes
 from forecast.http.queries import (
     AccuracyQuery,
     ForecastQuery,
@@ -68,6 +70,8 @@ def make_app(
         (_forecast_routes(service, reads, now), read),
         (_report_routes(service), read),
         (_ingest_routes(service, max_body_bytes), ingest),
+        (event_routes(service, read=read, ingest=ingest), []),
+        (rollback_routes(service), [_needs(guard, "operate")]),
     ):
         app.include_router(router, prefix=_PREFIX, dependencies=needs, responses=told)
     app.include_router(_page_routes(service, title), dependencies=read)

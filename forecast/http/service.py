@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast.accuracy import AccuracyReport
+from forecast.events import Event, EventReport, Told
 from forecast.http.api import IngestAnswer
 from forecast.record import Snapshot
 from forecast.registry import UpdateRecord
+from forecast.touched import Touched
 from forecast.versions import RegistryState
 from forecast.windows import RawWindows
 
@@ -67,6 +69,29 @@ class Service(Protocol):
         self, body: bytes, content_type: str, content_encoding: str, request_id: str
     ) -> IngestAnswer:
         """Keep rows; the same request id again changes nothing."""
+        ...
+
+    async def events(self) -> Sequence[Told]:
+        """The events that stand, by start and id."""
+        ...
+
+    async def tell_events(
+        self, events: Sequence[Event], who: str
+    ) -> Sequence[tuple[EventReport, Touched | None]]:
+        """Keep events; of one that masks closed slots, which versions have learned from them."""
+        ...
+
+    async def withdraw_event(self, event_id: str) -> Told | None:
+        """Forget an event from now on; None for one that is not known."""
+        ...
+
+    async def rollback(
+        self, to: int | None, reason: str, who: str, request_id: str
+    ) -> RegistryState:
+        """Move the champion back; the same request id again changes nothing.
+
+        Raises UnknownVersion, and Conflict for a version that never was champion.
+        """
         ...
 
     async def models(self) -> RegistryState:

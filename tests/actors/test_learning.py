@@ -13,6 +13,7 @@ from actors.learning import Learning
 from actors.local import LocalHandle
 from actors.state import ControllerState, Pending, StateFile
 from forecast.errors import ArtifactError, NothingNew
+from forecast.hours import Hours
 from tests.actors.scenario import small_config, small_replay
 from tests.train.losses_scene import losses
 from train.gate import Evidence
@@ -34,12 +35,17 @@ class _Buffer:
         self.may_learn = True
         self.rows = 1000
         self.told = []
+        self.quiet, self.quiet_asked = None, []
 
     async def status(self):
         return SimpleNamespace(first_slot=0, may_learn=self.may_learn)
 
     async def new_rows_since(self, slot, as_of):
         return self.rows
+
+    async def quiet_hours(self, as_of):
+        self.quiet_asked.append(as_of)
+        return self.quiet
 
     async def draw(self, **query):
         return query
@@ -60,8 +66,9 @@ class _Trainer:
     def __init__(self):
         self.asked = []
 
-    async def train_base(self, job, windows, validation):
+    async def train_base(self, job, windows, validation, start=None):
         self.asked.append((job, windows, validation))
+        self.start = start
         raise RuntimeError("out of luck")
 
     async def update(self, job, champion, windows):
@@ -192,6 +199,58 @@ async def test_where_nobody_knows_when_the_last_one_was_the_period_begins_now(tm
     due = await scene.to(1130)
     # Ten hours after 1001, and a slot later: an update is under way just then.
     assert [p.asked_slot for p in due if p.kind == "retrain"] == [1122]
+
+
+async def test_the_periodic_strategy_makes_a_full_retrain_a_day_and_no_updates(tmp_path):
+    scene = _Scene(tmp_path, strategy="periodic", lookback_days=2)
+    due = await scene.to(1000 + 60 * HOUR)
+    assert [(p.kind, p.asked_slot) for p in due] == [("retrain", 1288), ("retrain", 1576)]
+    every = _Scene(tmp_path, strategy="periodic", **RETRAIN)
+    assert [p.asked_slot for p in await every.to(1250)] == [1120, 1240]
+
+
+async def test_a_retrain_begins_from_nothing_or_from_the_champion(tmp_path):
+    for asked, start in (("scratch", None), ("warm", 3)):
+        scene = _Scene(tmp_path, retrain_start=asked, **RETRAIN)
+        await scene.to(1123)
+        assert scene.trainer.start == start
+    scene.registry.damaged = {3}  # then too it goes on, from nothing
+    await scene.to(1250)
+    assert (scene.trainer.asked[-1][0].kind, scene.trainer.start) == ("retrain", None)
+
+
+async def test_trainings_wait_for_the_hours_that_the_config_names(tmp_path):
+    # Slot 1152 begins at midnight; an update is due two hours after the last one.
+    scene = _Scene(tmp_path, update_window="05:00-08:00")
+    asked = [p.asked_slot for p in await scene.to(1300)]
+    assert asked == [1211, 1235]  # 05:00 and 07:00
+    assert scene.buffer.quiet_asked == []
+
+
+async def test_hours_are_learned_once_a_day_from_what_was_known_before_it(tmp_path):
+    scene = _Scene(tmp_path, update_window="learned")
+    scene.buffer.quiet = Hours(5 * 60, 8 * 60)
+    assert [p.asked_slot for p in await scene.to(1300)] == [1211, 1235]
+    assert scene.buffer.quiet_asked == [863, 1151]
+
+
+async def test_an_urgent_update_waits_only_for_the_one_under_way(tmp_path):
+    scene = _Scene(tmp_path, update_window="05:00-08:00")
+    scene.buffer.rows = 1  # fewer than min_samples_for_update
+    state = dataclasses.replace(scene.state, slot=1001)
+    state = await scene.learning.step(state, urgent=True)
+    assert state.pending == Pending("update", "update-1001", 1001, 1002, 3)
+    state = await scene.learning.step(dataclasses.replace(state, slot=1002), urgent=True)
+    assert state.pending is None
+    state = await scene.learning.step(dataclasses.replace(state, slot=1003))
+    assert state.pending is None
+
+
+async def test_windows_are_masked_by_what_is_known_when_they_are_asked_for(tmp_path):
+    scene = _Scene(tmp_path, **RETRAIN)
+    await scene.to(1123)
+    _, windows, validation = scene.trainer.asked[-1]
+    assert windows["known_at"] == validation["known_at"] == 1120
 
 
 async def test_with_too_little_disk_nothing_starts_until_there_is_more(tmp_path, caplog):

@@ -12,7 +12,7 @@ from actors import arguments
 from actors.trainer import TrainerActor, make_trainer
 from forecast.errors import TrainingError
 from tests.actors.scenario import small_config, small_replay
-from train.trainer import BaseJob, Trainer
+from train.trainer import BaseJob, Trainer, UpdateJob
 
 REPLAY = small_replay()
 
@@ -49,7 +49,7 @@ async def test_a_training_from_nothing_gives_way_and_the_rest_of_the_process_doe
 ):
     seen = []
 
-    def train(self, job, windows, validation):
+    def train(self, job, windows, validation, start):
         seen.append(getpriority(PRIO_PROCESS, threading.get_native_id()))
         return job.update_id
 
@@ -63,3 +63,23 @@ async def test_a_training_from_nothing_gives_way_and_the_rest_of_the_process_doe
     took = await actor.durations()
     assert sum(took["base"]["counts"]) == 1
     assert sum(took["update"]["counts"]) == 0
+
+
+async def test_an_update_gives_way_and_is_bounded_as_far_as_the_config_says(tmp_path, monkeypatch):
+    seen = []
+
+    def update(self, job, champion, windows):
+        seen.append(getpriority(PRIO_PROCESS, threading.get_native_id()))
+        return job.update_id
+
+    monkeypatch.setattr(Trainer, "update", update)
+    before = getpriority(PRIO_PROCESS, threading.get_native_id())
+    for nice in (0, 13):
+        config = small_config(tmp_path, REPLAY, update_nice=nice)
+        actor = TrainerActor(**arguments.trainer_actor(config))
+        await actor.update(UpdateJob(f"update-{nice}", 1, 7, 1), None, None)
+    assert seen == [max(0, before), max(13, before)]
+    assert arguments.trainer(config)["learner"]["threads"] == config.training.threads
+    config = small_config(tmp_path, REPLAY, update_threads=3)
+    assert arguments.trainer(config)["learner"]["threads"] == 3
+    assert arguments.trainer(config)["base"]["threads"] == config.training.threads

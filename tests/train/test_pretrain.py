@@ -66,6 +66,15 @@ def test_the_same_training_gives_the_same_bits():
     assert not all(map(torch.equal, weights(first), weights(other)))
 
 
+def test_a_training_that_begins_from_weights_begins_where_they_are():
+    known, _ = trained()
+    start = known.network.state_dict()
+    _, cold = trained(max_steps=2, learning_rate=0.001)
+    _, warm = trained(max_steps=2, learning_rate=0.001, start=start)
+    assert warm.validation_losses[0] < 0.8 * cold.validation_losses[0]
+    assert all(map(torch.equal, weights(known), start.values()))  # which stay as they are
+
+
 def test_steps_are_bounded_by_passes_and_by_max_steps():
     assert trained(epochs=2, max_steps=100)[1].steps == 6  # 48 windows are 3 batches of 16
     assert trained(max_steps=7)[1].steps == 7

@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
+from actors import arguments
 from actors.local import LocalFleet
 from forecast.artifact import pack
 from forecast.http import answers
@@ -172,14 +173,12 @@ def told(snapshot):
     return json.loads(piece)["members"]
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({"versions": 1}, ["champion", "previous_1", "base"]),
-        ({"strategy": "sliding_window"}, ["champion"]),
-    ],
-)
-async def test_the_config_says_how_many_stay(given, expected, made, tmp_path):
-    found, fleet = await streamed(config_of(tmp_path, **given), made[: HISTORY + 6])
+async def test_the_config_says_how_many_stay(made, tmp_path):
+    found, fleet = await streamed(config_of(tmp_path, versions=1), made[: HISTORY + 6])
     await fleet.close()
-    assert [member for member, _ in line_up(found[-1])] == expected
+    assert [member for member, _ in line_up(found[-1])] == ["champion", "previous_1", "base"]
+
+
+def test_under_another_strategy_the_champion_alone_issues(tmp_path):
+    config = config_of(tmp_path, strategy="sliding_window")
+    assert arguments.settings(config).beside == arguments.registry(config)["keep_beside"] == 0

@@ -22,7 +22,7 @@ from forecast.errors import ArtifactError, FleetcastError, NothingNew
 from forecast.hours import Hours
 from forecast.members import Members
 from train.gate import decide
-from train.trainer import BaseJob, Result, UpdateJob
+from train.jobs import BaseJob, Result, UpdateJob
 
 log = logging.getLogger("fleetcast.controller")
 

@@ -24,7 +24,8 @@ from forecast.storage import OwnerLock
 from forecast.windows import RawWindows
 from train.buffer import Buffer, BufferStatus
 from train.gate import decide
-from train.trainer import BaseJob, Trainer
+from train.jobs import BaseJob
+from train.trainer import Trainer
 
 log = logging.getLogger("fleetcast.offline")
 

@@ -20,8 +20,9 @@ from forecast.artifact import Artifact
 from forecast.errors import NothingNew
 from forecast.windows import RawWindows
 from train.gate import Evidence
+from train.jobs import BaseJob, Result, UpdateJob
 from train.steps import device_of
-from train.trainer import BaseJob, OnWorkers, Result, Trainer, UpdateJob
+from train.trainer import OnWorkers, Trainer
 
 _NICE = 10
 """How far a full training gives way."""

@@ -27,8 +27,9 @@ from forecast.fit import Fit
 from forecast.metrics import FloatArray
 from forecast.windows import RawWindows
 from train.buffer import Buffer
+from train.jobs import UpdateJob
 from train.paired import Losses, measure, wql
-from train.trainer import Trainer, UpdateJob
+from train.trainer import Trainer
 
 TARGETS = (
     "cpu_usage_ratio",

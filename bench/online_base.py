@@ -19,7 +19,7 @@ from forecast.errors import DataError
 from forecast.schema import SampleBlock
 from forecast.storage import write_atomic
 from train.buffer import Buffer
-from train.trainer import BaseJob
+from train.jobs import BaseJob
 
 
 def base_model(config: Config, replay: Replay) -> Artifact:

@@ -7,9 +7,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from forecast.serving_cost import costs
 from forecast.windows import RawWindows, WindowSpec
 from train import active
 from train.gate import Evidence
+from train.jobs import BaseJob, Result, UpdateJob
 from train.learner import Learner
 from train.paired import measure
 from train.pretrain import PretrainReport, Run, pretrain
@@ -42,44 +43,6 @@ _KNOWN_WINDOWS = 2048
 """Of a training from nothing, in which they come in random order: so many show what is usual."""
 _WARM_RATE = 0.1
 """Share of the base's learning rate with which a retrain begins that starts from the champion."""
-
-
-@dataclass(frozen=True, slots=True)
-class BaseJob:
-    """Train a model from nothing on what was known at `slot`.
-
-    A first one is the `base`; a `retrain` has a champion, `parent`, which it does not start from.
-    """
-
-    update_id: str
-    slot: int
-    seed: int
-    kind: Literal["base", "retrain"] = "base"
-    parent: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateJob:
-    """Let the version `parent` learn from what was known at `slot`."""
-
-    update_id: str
-    slot: int
-    seed: int
-    parent: int
-    drifted: bool = False
-    """Whether a drift was confirmed since the parent learned."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A finished job: the challenger and how its training went."""
-
-    update_id: str
-    kind: Literal["base", "update", "retrain"]
-    artifact: Artifact
-    report: Mapping[str, Any]
-    window_losses: NDArray[np.float32] | None = field(default=None, compare=False)
-    """[N] what the parent lost on each window of an update; see `train.learner.Update`."""
 
 
 class Trainer:

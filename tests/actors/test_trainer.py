@@ -12,7 +12,8 @@ from actors import arguments
 from actors.trainer import TrainerActor, make_trainer
 from forecast.errors import TrainingError
 from tests.actors.scenario import small_config, small_replay
-from train.trainer import BaseJob, Trainer, UpdateJob
+from train.jobs import BaseJob, UpdateJob
+from train.trainer import Trainer
 
 REPLAY = small_replay()
 

@@ -13,7 +13,8 @@ from forecast.errors import NothingNew
 from forecast.schema import Schema
 from tests.train import windows_scene as scene
 from train import active
-from train.trainer import Trainer, UpdateJob
+from train.jobs import UpdateJob
+from train.trainer import Trainer
 
 N = 200
 

@@ -14,8 +14,9 @@ from forecast.errors import ArtifactError
 from forecast.model import Model, ModelSpec, build
 from forecast.schema import Schema
 from tests.train.windows_scene import CONTEXT, HORIZON, LEVELS, METRICS, TARGETS, spec, windows
+from train.jobs import UpdateJob
 from train.paired import wql
-from train.trainer import Trainer, UpdateJob
+from train.trainer import Trainer
 
 SCHEMA = Schema(panel="servers", step_seconds=300, metrics=METRICS, targets=TARGETS)
 HOLDOUT = windows(6 * HORIZON)

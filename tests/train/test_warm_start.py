@@ -10,7 +10,8 @@ from forecast.artifact import Artifact, pack, unpack
 from forecast.model import Model, build
 from forecast.schema import Schema
 from tests.train.windows_scene import CONTEXT, HORIZON, LEVELS, METRICS, TARGETS, spec, windows
-from train.trainer import BaseJob, Trainer
+from train.jobs import BaseJob
+from train.trainer import Trainer
 
 SCHEMA = Schema(panel="servers", step_seconds=300, metrics=METRICS, targets=TARGETS)
 JOB = BaseJob("retrain-9", 9, 7, "retrain", 3)

@@ -23,7 +23,8 @@ _RESAMPLES, _PIECE, _ROWS = 48, 24, 8192
 
 
 class Cusum(Detector):
-    """Two-sided CUSUM on values standardised by their warm-up; `upward` leaves out falls.
+    """Two-sided CUSUM on values standardised by their warm-up; `upward` leaves out falls. With
+    `shifts` a center that was found is told in `shift` and is 0 from then on.
 
     `wanted` is how many values shall lie between false alarms. The threshold is that of resamples
     of the warm-up in pieces of consecutive values, so that a series that wanders is forgiven its
@@ -41,10 +42,11 @@ class Cusum(Detector):
         warmup: int,
         seed: int = 0,
         upward: bool = False,
+        shifts: bool = False,
         floor: float = 1e-9,
     ) -> None:
         settings = {"wanted": wanted, "warmup": warmup, "seed": seed}
-        super().__init__(count, **settings, upward=upward, floor=floor)
+        super().__init__(count, **settings, upward=upward, shifts=shifts, floor=floor)
 
     def _blank(self, count: int) -> dict[str, NDArray[Any]]:
         sums = ("center", "scale", "threshold", "up", "down")
@@ -108,7 +110,10 @@ class Cusum(Detector):
         usual = 1.4826 * np.median(np.abs(x - middle), axis=1, keepdims=True)
         reach = _CLIP * np.maximum(np.maximum(usual, x.std(1, keepdims=True) / 2), floor)
         x = np.clip(x, middle - reach, middle + reach)
-        known["center"][rows] = x.mean(1)
+        if self.settings["shifts"]:
+            self.shift[rows] = x.mean(1)
+        else:
+            known["center"][rows] = x.mean(1)
         known["scale"][rows] = np.maximum(x.std(1), floor)
         settings = self.settings
         known["threshold"][rows] = bootstrapped(

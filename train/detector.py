@@ -38,6 +38,9 @@ class Detector(ABC):
         """Which series drifted with the last update."""
         self.age: Ints = np.zeros(count, np.int64)
         """Of those that drifted: with how many of their values the change began, at least 1."""
+        self.shift: Floats = np.zeros(count)
+        """Where a baseline was found with the last update, of a detector that takes it as 0 from
+        then on: whoever makes the values takes so much off them."""
 
     @abstractmethod
     def _blank(self, count: int) -> dict[str, NDArray[Any]]:
@@ -60,6 +63,7 @@ class Detector(ABC):
     def update(self, x: Floats) -> None:
         """The newest value [N] of each series; NaN where there is none."""
         self.drifted, self.age = np.zeros(len(x), bool), np.zeros(len(x), np.int64)
+        self.shift = np.zeros(len(x))
         self._step(np.asarray(x, np.float64), np.isfinite(x))
 
     def taken(self, rows: Ints) -> Self:
@@ -103,8 +107,9 @@ class Windowed(Detector):
 
     def _tell(self, rows: Ints) -> None:
         """These drifted; the change began where splitting their newest values says most of it."""
-        x = self._rows["values"][rows].astype(np.float64)
-        walk = np.abs(np.cumsum(x - x.mean(1, keepdims=True), axis=1)[:, :-1])
-        split = walk.argmax(1) + 1
-        self.drifted[rows], self.age[rows] = True, x.shape[1] - split
+        for row in rows.tolist():
+            count = min(int(self._rows["filled"][row]), self._rows["values"].shape[1])
+            x = self._rows["values"][row, -count:].astype(np.float64)
+            at = int(np.abs(np.cumsum(x - x.mean())[:-1]).argmax()) + 1
+            self.drifted[row], self.age[row] = True, count - at
         self._rows["filled"][rows] = 0

@@ -59,7 +59,7 @@ class DriftRules:
     fleet_share: float = 0.25
     """Of the servers, which must drift within a day for the fleet to drift."""
     input_hours: int = 96
-    loss_hours: int = 36
+    loss_hours: int = 48
     """Warm-up before a first alarm, and after each."""
     seed: int = 7
 
@@ -73,9 +73,10 @@ class DriftRules:
         series = 2 * len(self.targets)
         if made is Cusum:
             wanted = self.false_alarm_slots / self.block
+            usual: dict[str, Any] = {"seed": self.seed, "shifts": True, "floor": 1.0}
             return (
-                Cusum(count * series, wanted=wanted * series, warmup=inputs, seed=self.seed),
-                Cusum(count, wanted=wanted, warmup=losses, seed=self.seed, upward=True),
+                Cusum(count * series, wanted=wanted * series, warmup=inputs, **usual),
+                Cusum(count, wanted=wanted, warmup=losses, upward=True, **usual),
             )
         if self.detector == "window":
             settings = {"window": max(12, self.window // self.block), "threshold": self.threshold}
@@ -123,10 +124,8 @@ class Drift:
         self.alarms: tuple[Alarm, ...] = ()
         """The last ones, the newest last."""
         self._targets = len(rules.targets)
-        series = np.arange(2 * self._targets + 1)
-        self._patient = series < 2 * self._targets
         self._inputs, self._losses = rules.detectors(0)
-        self._season = Season(0, self._patient)
+        self._season = Season(0, 2 * self._targets + 1)
         self._sums = BlockSums(0, resolutions=rules.resolutions, block=rules.block)
         self._seen: Ints = np.zeros(0, np.int64)
         self._day = 86_400 // rules.step_seconds
@@ -190,10 +189,13 @@ class Drift:
         hours, weekends = local_times(begin, self.rules.step_seconds, zones)
         x = self._sums.values()
         levels = np.arange(x.shape[1]) < self._targets
-        left = self._season.removed(x, hours, weekends, levels)
+        left = self._season.removed(x, hours, weekends, levels, ~self._joined("watching"))
         split, floors = 2 * self._targets, self._sums.floors
         self._inputs.update((left[:, :split] / floors[:split]).reshape(-1))
         self._losses.update(left[:, split] / floors[split])
+        shift = self._joined("shift") * floors
+        who, which = np.nonzero(shift)
+        self._season.move(who, which, shift[who, which])
         self._tell(slot, x)
         self._sums.clear()
 

@@ -59,12 +59,7 @@ class River(Windowed):
         fired = [row for row in rows[before].tolist() if self._fires(row)]
         for row in fired:
             del self._live[row]
-            count = int(filled[row])
-            values = self._rows["values"][row, -count:].astype(np.float64)
-            walk = np.abs(np.cumsum(values - values.mean())[:-1])
-            at = int(walk.argmax()) + 1
-            self.drifted[row], self.age[row] = True, count - at
-            filled[row] = 0
+        self._tell(np.array(fired, np.int64))
 
     def _fires(self, row: int) -> bool:
         """Feed the newest value of a series, or all that are kept to a new detector."""

@@ -17,13 +17,13 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from train.detector import Floats, Ints
+from train.detector import Bools, Floats, Ints
 
 _HOURS = 24
 _MOST = 14
 """A mean never counts more than so many days: older ones are forgotten."""
-_OWN = 0.5
-"""So many days of the whole day's mean stand beside an hour's own ones."""
+_ENOUGH = 3
+"""From so many days on a mean can be held."""
 _HOLIDAY = 0.7
 """The share of the fleet that must look like the other kind of day."""
 
@@ -43,25 +43,31 @@ def local_times(slot: int, step_seconds: int, timezones: Sequence[str]) -> tuple
 
 
 class Season:
-    """Means [N, D, 2, 24] by kind of day and hour. `patient` [D] series first see a day."""
+    """Means [N, D, 2, 24] by kind of day and hour, and of how many days they are."""
 
-    def __init__(self, count: int, patient: NDArray[np.bool_]) -> None:
-        self._patient = patient
-        self.mean = np.zeros((count, len(patient), 2, _HOURS), np.float32)
+    def __init__(self, count: int, series: int) -> None:
+        self.mean = np.zeros((count, series, 2, _HOURS), np.float32)
         self.days = np.zeros(self.mean.shape, np.float32)
 
-    def removed(self, x: Floats, hours: Ints, weekends: Ints, by: NDArray[np.bool_]) -> Floats:
-        """The values [N, D] without their season, which then learns them; NaN stays NaN.
+    def removed(self, x: Floats, hours: Ints, weekends: Ints, by: Bools, held: Bools) -> Floats:
+        """The values [N, D] without their season, which then learns them, but for `held` ones.
 
-        `by` [D] are the series by which a holiday is recognised. A patient series has no value
-        as long as its hour on that kind of day is unknown.
+        `by` [D] are the series by which a holiday is recognised. There is no value (NaN) as long
+        as the hour of such a day is unknown.
         """
         kinds = self._kinds(x, hours, weekends, by)
-        left = x - self._expected(hours, kinds)
-        unknown = self._patient & (self._at(self.days, hours, kinds) == 0)
-        left[unknown] = np.nan
-        self._learn(x, hours, kinds)
+        left = self._left(x, hours, kinds)
+        known = self.days[np.arange(len(hours)), :, kinds, hours] >= _ENOUGH
+        rows, series = np.nonzero(np.isfinite(x) & ~(held & known))
+        place = (rows, series, kinds[rows], hours[rows])
+        days = np.minimum(self.days[place] + 1, _MOST)
+        self.mean[place] += (x[rows, series].astype(np.float32) - self.mean[place]) / days
+        self.days[place] = days
         return left
+
+    def move(self, rows: Ints, series: Ints, by: Floats) -> None:
+        """These series lie higher by so much from now on, at every hour."""
+        self.mean[rows, series] += by[:, None, None].astype(np.float32)
 
     def forget(self, rows: Ints) -> None:
         """Begin anew with these rows."""
@@ -70,7 +76,7 @@ class Season:
 
     def taken(self, rows: Ints) -> Self:
         """The rows in another order; -1 is a new one."""
-        made = type(self)(len(rows), self._patient)
+        made = type(self)(len(rows), self.mean.shape[1])
         old = rows >= 0
         made.mean[old], made.days[old] = self.mean[rows[old]], self.days[rows[old]]
         return made
@@ -84,41 +90,18 @@ class Season:
         self.mean = arrays["season_mean"].copy()
         self.days = arrays["season_days"].copy()
 
-    def _kinds(self, x: Floats, hours: Ints, weekends: Ints, by: NDArray[np.bool_]) -> Ints:
+    def _kinds(self, x: Floats, hours: Ints, weekends: Ints, by: Bools) -> Ints:
         """Which kind of day's means hold for each row [N]."""
-        own, other = (
-            np.where(
-                self._at(self.days, hours, kinds) > 0,
-                np.abs(x - self._whole() - self._expected(hours, kinds)),
-                np.nan,
-            )[:, by]
-            for kinds in (weekends, 1 - weekends)
-        )
+        own = np.abs(self._left(x, hours, weekends)[:, by])
+        other = np.abs(self._left(x, hours, 1 - weekends)[:, by])
         both = np.isfinite(own) & np.isfinite(other)
         rows = both.any(axis=1)
         nearer = np.where(both, other - own, 0.0).sum(axis=1) < 0
         holiday = rows.any() and nearer[rows].mean() >= _HOLIDAY
         return 1 - weekends if holiday else weekends
 
-    def _expected(self, hours: Ints, kinds: Ints) -> Floats:
-        """The season [N, D]: an hour's mean off the overall one, less while days are few."""
-        mine = self._at(self.days, hours, kinds)
-        weight = mine / (mine + _OWN)
-        return np.asarray(weight * (self._at(self.mean, hours, kinds) - self._whole()), np.float64)
-
-    def _whole(self) -> NDArray[np.float32]:
-        """The mean over all that is known of a series [N, D]."""
-        days = self.days.sum(axis=(2, 3))
-        whole: NDArray[np.float32] = (self.mean * self.days).sum(axis=(2, 3)) / np.maximum(days, 1)
-        return whole
-
-    def _learn(self, x: Floats, hours: Ints, kinds: Ints) -> None:
-        rows, series = np.nonzero(np.isfinite(x))
-        place = (rows, series, kinds[rows], hours[rows])
-        days = np.minimum(self.days[place] + 1, _MOST)
-        self.mean[place] += (x[rows, series].astype(np.float32) - self.mean[place]) / days
-        self.days[place] = days
-
-    @staticmethod
-    def _at(array: NDArray[np.float32], hours: Ints, kinds: Ints) -> NDArray[np.float32]:
-        return array[np.arange(len(hours)), :, kinds, hours]
+    def _left(self, x: Floats, hours: Ints, kinds: Ints) -> Floats:
+        """What is left of the values by the means of these kinds of day."""
+        place = (np.arange(len(hours)), slice(None), kinds, hours)
+        left = np.where(self.days[place] > 0, x - self.mean[place], np.nan)
+        return np.asarray(left, np.float64)

@@ -65,6 +65,7 @@ class Learning:
             log.info("%s is due", pending.update_id, extra=told)
             full = slot if pending.kind in _FULL else state.last_full_slot
             state = replace(state, pending=pending, last_update_slot=slot, last_full_slot=full)
+            state = replace(state, drift_due=None)
         if state.pending is None:
             return state
         if await self._registry.verdict.remote(state.pending.update_id) is not None:
@@ -113,7 +114,8 @@ class Learning:
         if self._members.champion is not None:
             # One trained by hand may know more than the last update did.
             last = max(-1 if last is None else last, self.learned_to)
-        if last is not None and slot - last < settings.update_every:
+        drift = state.drift_due if settings.learning and self._members.complete else None
+        if last is not None and slot - last < settings.update_every and drift is None:
             return None
         if not self._members.complete:
             status = await self._buffer.status.remote()
@@ -123,9 +125,11 @@ class Learning:
         if not settings.learning or last is None:
             return None
         fresh = await self._buffer.new_rows_since.remote(last, slot)
-        if fresh < settings.min_samples:
+        if fresh < (settings.min_samples if drift is None else 1):
             return None
-        return self._pending("update", slot, self._members.champion)
+        hours = settings.holdout_since(slot - settings.label_delay, state.drift_since)
+        update = self._pending("update", slot, self._members.champion)
+        return replace(update, drift=drift, holdout_hours=hours)
 
     def _retrain_is_due(self, state: ControllerState) -> bool:
         every, last = self._settings.retrain_every, state.last_full_slot
@@ -158,23 +162,26 @@ class Learning:
             job = BaseJob(pending.update_id, slot, seed, "retrain", pending.parent)
             return await self._trainer.train_base.remote(job, windows, self._holdout(before))
         assert pending.parent is not None
-        windows = self._draw(known, settings.window_hours, settings.windows_per_update, seed)
+        windows = self._draw(
+            known, settings.window_hours, settings.windows_per_update, seed, pending.holdout_hours
+        )
         update = UpdateJob(pending.update_id, slot, seed, pending.parent)
         champion = self._registry.load.remote(pending.parent)
         return await self._trainer.update.remote(update, champion, windows)
 
-    def _draw(self, as_of: int, hours: int, count: int, seed: int) -> Any:
+    def _draw(
+        self, as_of: int, hours: int, count: int, seed: int, holdout: int | None = None
+    ) -> Any:
         """A reference to training windows that end before the holdout up to `as_of`."""
-        holdout = self._settings.holdout_hours
+        holdout = self._settings.holdout_hours if holdout is None else holdout
         return self._buffer.draw.remote(
             as_of=as_of, hours=hours, count=count, seed=seed, holdout_hours=holdout
         )
 
-    def _holdout(self, slot: int) -> Any:
+    def _holdout(self, slot: int, hours: int | None = None) -> Any:
         settings = self._settings
-        return self._buffer.holdout.remote(
-            as_of=slot, hours=settings.holdout_hours, every=settings.horizon
-        )
+        hours = settings.holdout_hours if hours is None else hours
+        return self._buffer.holdout.remote(as_of=slot, hours=hours, every=settings.horizon)
 
     async def _readable(self, version: int | None) -> Artifact | None:
         """The files of a version; None where they are damaged: learning goes on without it."""
@@ -203,7 +210,7 @@ class Learning:
         anchor = None if serves is None else (await self._registry.state.remote()).anchor
         evidence = await self._trainer.judge.remote(
             result.artifact,
-            self._holdout(slot - self._settings.label_delay),
+            self._holdout(slot - self._settings.label_delay, pending.holdout_hours),
             None if serves is None else self._registry.load.remote(serves),
             None if anchor == serves else await self._readable(anchor),
             pending.kind == "update" and serves == pending.parent,
@@ -219,6 +226,8 @@ class Learning:
             "asked_slot": pending.asked_slot,
             "effect_slot": slot,
             "parent": pending.parent,
+            "drift_slot": pending.drift,
+            "holdout_hours": pending.holdout_hours,
         }
         record = {"slot": slot, "update_id": pending.update_id, "reasons": decision.reasons}
         version = None

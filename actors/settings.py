@@ -7,6 +7,7 @@ from typing import Literal
 
 from forecast.members import Members
 from forecast.schema import Schema
+from train.drift import DriftRules
 from train.gate import Rules
 
 
@@ -42,6 +43,8 @@ class Settings:
     seed: int
     label_delay: int = 0
     """How much later than its value a slot is scored and learned from; 0 outside of backtests."""
+    drift: DriftRules | None = None
+    """What drift is told by; None: nobody looks."""
     precision: Literal["float32", "int8"] = "float32"
     """Of the serving form that issues forecasts of record."""
 
@@ -62,6 +65,16 @@ class Settings:
             threshold=self.validation_threshold,
             weight_move=self.max_weight_move,
         )
+
+    def holdout_since(self, slot: int, since: int | None) -> int:
+        """Hours that the gate holds out at a slot: after a drift of the fleet only what came since.
+
+        At least three, and three horizons: with fewer blocks there is nothing to compare on.
+        """
+        if since is None:
+            return self.holdout_hours
+        least = max(3, -(-3 * self.horizon // self.per_hour))
+        return min(self.holdout_hours, max(least, (slot - since) // self.per_hour))
 
     def before_holdout(self, slot: int) -> int:
         """The last slot that a model may have seen to be judged at `slot`.

@@ -25,7 +25,7 @@ from forecast.members import MemberTables, blocks_of_record
 from forecast.metrics import Float64Array
 from train import expert
 from train.buffer import Buffer
-from train.drift import Drift, DriftRules
+from train.drift import Drift
 
 SERVED, NAIVE = "least_squares", "seasonal_naive"
 _LAPTOP = Path(__file__).resolve().parents[1] / "configs" / "laptop.toml"
@@ -44,6 +44,11 @@ class Losses:
     actuals: Float64Array
     served: Float64Array
     naive: Float64Array
+
+    @property
+    def start(self) -> int:
+        """The row with which forecasts begin."""
+        return self.start_slot - self.first_slot
 
     def watched(self, drift: Drift) -> Drift:
         """The same drift detection once it has seen all of it."""
@@ -65,13 +70,11 @@ def config_of(stream: Scenario) -> Config:
     return load([_LAPTOP], data=stream.replay.config(), overrides=stream.config).config
 
 
-def rules_of(config: Config, **changes: object) -> DriftRules:
-    """What the product tells drift by on that configuration, with some of it changed."""
-    return arguments.drift_rules(config, **changes)
+def losses_of(stream: Scenario, *, forecasts: bool = True) -> Losses:
+    """Forecast and score every streamed slot; the history before has actuals only.
 
-
-def losses_of(stream: Scenario) -> Losses:
-    """Forecast and score every streamed slot; the history before has actuals only."""
+    Without `forecasts` the stream has actuals only, too: what drift detection sees of the inputs.
+    """
     config = config_of(stream)
     replay, settings = stream.replay, arguments.settings(config)
     buffer = filled(config, replay)
@@ -79,10 +82,11 @@ def losses_of(stream: Scenario) -> Losses:
     shape = (replay.end_slot - replay.first_slot, len(servers), len(settings.schema.targets))
     made = np.full((3, *shape), np.nan)
     place = {name: at for at, name in enumerate(servers)}
-    for slot in range(replay.first_slot, replay.start_slot):
+    known = replay.start_slot if forecasts else replay.end_slot
+    for slot in range(replay.first_slot, known):
         names, values = buffer.actuals(slot)
         made[0, slot - replay.first_slot, [place[name] for name in names]] = values
-    for report in _reports(buffer, config, settings, replay.start_slot, replay.end_slot):
+    for report in _reports(buffer, config, settings, known, replay.end_slot):
         at, rows = report.slot - replay.first_slot, [place[name] for name in report.servers]
         made[0, at, rows] = report.actuals
         for part, member in ((1, SERVED), (2, NAIVE)):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from train.detector import Bools, Detector, Floats, Ints
 
-_CLIP = 4.0
+_CLIP = 6.0
 """Standardised values beyond are as far as this: one spike is no drift."""
 _SLACK = 0.5
 """Taken off each standardised value: half of the shift that is found soonest."""

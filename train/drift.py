@@ -56,7 +56,7 @@ class DriftRules:
     """Of the window rule: a share."""
     false_alarm_slots: int = 20_000
     """Wanted mean time between false alarms of one server and channel (`cusum`)."""
-    fleet_share: float = 0.25
+    fleet_share: float = 0.5
     """Of the servers, which must drift within a day for the fleet to drift."""
     input_hours: int = 96
     loss_hours: int = 48
@@ -116,8 +116,8 @@ class Drift:
     State is packed by `pack` at the end of a block and goes on from there with `unpack`.
     """
 
-    def __init__(self, rules: DriftRules) -> None:
-        self.rules = rules
+    def __init__(self, rules: DriftRules, *, kept: int = _KEPT) -> None:
+        self.rules, self._kept = rules, kept
         self.slot: int | None = None
         """The last slot that was seen."""
         self.servers: tuple[str, ...] = ()
@@ -131,6 +131,11 @@ class Drift:
         self._day = 86_400 // rules.step_seconds
         chance = min(0.5, len(_CHANNELS) * self._day / rules.false_alarm_slots)
         self._vote = Vote(0, day=self._day, share=rules.fleet_share, chance=chance)
+
+    @property
+    def block_ended(self) -> bool:
+        """Whether a block ended with the last slot."""
+        return self.slot is not None and (self.slot + 1) % self.rules.block == 0
 
     @property
     def fleet_since(self) -> int | None:
@@ -165,7 +170,7 @@ class Drift:
         rows = self._rows(servers)[kept]
         self._sums.add(rows, actuals_NT[kept], served_NT[kept], naive_NT[kept])
         self._seen[rows] = slot
-        if (slot + 1) % block:
+        if not self.block_ended:
             return False
         self._close(slot, timezones, frozenset(held))
         return True
@@ -206,7 +211,7 @@ class Drift:
         since = slot + 1 - self.rules.block * np.where(drifted, ages, 0).max(axis=1, initial=0)
         watching = np.asarray(self._joined("watching").any(axis=1))
         alike = _alike(x)
-        outcome = self._vote.take(slot, rows, since, watching, alike)
+        outcome = self._vote.take(slot, self.rules.block, rows, since, watching, alike)
         if outcome is None:
             return
         who = np.flatnonzero(rows)
@@ -220,7 +225,7 @@ class Drift:
             fleet_since=outcome.fleet_since,
             acts=outcome.acts,
         )
-        self.alarms = (*self.alarms, alarm)[-_KEPT:]
+        self.alarms = (*self.alarms, alarm)[-self._kept :]
 
     def _joined(self, name: str) -> NDArray[Any]:
         """What both detectors say of each server's series [N, 2T + 1]."""

@@ -1,7 +1,8 @@
 """The fleet's vote: whether so many servers drifted at about the same time that the fleet did.
 
 A share decides, not a number: copies of servers change nothing. What chance does to few servers is
-kept out by Chernoff's bound on how many of those that differ would drift on a day by themselves.
+kept out by Chernoff's bound on how many of those that differ would drift on a day by themselves,
+as often as they usually do: real servers change on many days.
 
 N servers.
 """
@@ -22,6 +23,8 @@ _ONCE_IN_DAYS = 365
 """How rare a day must be on which as many drift by chance."""
 _ACTS = 0.02
 """The share of the fleet whose drift asks for an update at once."""
+_USUAL_DAYS = 14
+"""What is usual is forgotten over so many days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +49,20 @@ class Vote:
         self.fleet_slot = self.acted_slot = -1
         """The last fleet-wide alarm, and the last that asked for an update."""
         self.fleet_since: int | None = None
+        self.usual = chance
+        """The share of the servers that drift on a day."""
 
     def take(
-        self, slot: int, drifted: Bools, since: Ints, watching: Bools, alike: Ints
+        self, slot: int, block: int, drifted: Bools, since: Ints, watching: Bools, alike: Ints
     ) -> Outcome | None:
-        """Count who drifted now [N], since when; None when nobody did.
+        """Count who drifted with a block of slots [N], since when; None when nobody did.
 
         `alike` [N] numbers the servers, those that are copies of each other alike.
         """
+        before = min(self.usual, 0.5)
+        days = _USUAL_DAYS * self._day / block
+        share = drifted[watching | drifted].mean() if (watching | drifted).any() else 0.0
+        self.usual += (float(share) * self._day / block - self.usual) / days
         if not drifted.any():
             return None
         self.drifted = np.where(drifted, slot, self.drifted)
@@ -62,7 +71,7 @@ class Vote:
         total = max(1, int((watching | told).sum()))
         share = int(told.sum()) / total
         kinds = len(np.unique(alike[watching | told]))
-        by_chance = _at_least(len(np.unique(alike[told])), kinds, self._chance)
+        by_chance = _at_least(len(np.unique(alike[told])), kinds, max(before, self._chance))
         wide = share >= self._share and by_chance < 1 / _ONCE_IN_DAYS
         acts = wide or int(self._of(slot, self.acted_slot).sum()) / total >= _ACTS
         if wide:
@@ -81,13 +90,13 @@ class Vote:
 
     def header(self) -> dict[str, Any]:
         """What is known of the fleet, for storage."""
-        names = ("fleet_slot", "acted_slot", "fleet_since")
+        names = ("fleet_slot", "acted_slot", "fleet_since", "usual")
         return {name: getattr(self, name) for name in names}
 
     def restore(self, header: Mapping[str, Any], arrays: Mapping[str, NDArray[np.int64]]) -> None:
         """Take over what `header` and `arrays` gave."""
-        self.fleet_slot, self.acted_slot = header["fleet_slot"], header["acted_slot"]
-        self.fleet_since = header["fleet_since"]
+        for name in self.header():
+            setattr(self, name, header[name])
         self.drifted, self.since = arrays["vote_drifted"].copy(), arrays["vote_since"].copy()
 
     def rearrange(self, rows: Ints) -> None:

@@ -10,7 +10,7 @@ import ray
 from actors.settings import Settings
 from forecast.config import Config
 from forecast.derived import Limits
-from train.drift import DriftRules
+from train.drift_rules import DriftRules
 
 _MIB = 1 << 20
 

@@ -25,7 +25,8 @@ from forecast.errors import StateError
 from forecast.members import SEASONAL_NAIVE
 from forecast.record import CHAMPION, ENSEMBLE
 from forecast.scoring import StepReport
-from train.drift import Alarm, Drift
+from train.drift import Drift
+from train.drift_rules import Alarm
 
 log = logging.getLogger("fleetcast.controller")
 

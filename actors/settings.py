@@ -7,7 +7,7 @@ from typing import Literal
 
 from forecast.members import Members
 from forecast.schema import Schema
-from train.drift import DriftRules
+from train.drift_rules import DriftRules
 from train.gate import Rules
 
 

@@ -28,7 +28,8 @@ from bench import scenarios
 from bench.drift_losses import Losses, config_of, losses_of
 from train.detector import Floats
 from train.detectors import KINDS
-from train.drift import Drift, DriftRules
+from train.drift import Drift
+from train.drift_rules import DriftRules
 from train.season import Season
 
 _DAY, _BLOCK = 288, 12
@@ -42,7 +43,7 @@ def main() -> int:
     options = _arguments().parse_args()
     began = time.monotonic()
     told: dict[str, Any] = {"quick": options.quick}
-    series, days = (12, 60) if options.quick else (48, 120)
+    series, days = (8, 45) if options.quick else (48, 120)
     for detector in KINDS:
         count = min(series, _SLOW.get(detector, series))
         for name, made in _STREAMS.items():

@@ -293,3 +293,29 @@ def test_a_state_file_of_before_retrains_is_read(tmp_path):
     state = ControllerState(9, 3, Pending("retrain", "retrain-3", 3, 4, 1), 3)
     StateFile(path).save(state)
     assert StateFile(path).load() == state
+
+
+async def test_a_confirmed_drift_asks_for_an_update_at_once_and_only_once(tmp_path):
+    scene = _Scene(tmp_path, update_frequency_minutes=600, min_samples_for_update=10_000)
+    state = dataclasses.replace(scene.state, slot=1001)
+    assert (await scene.learning.step(state)).pending is None
+    due = dataclasses.replace(state, drift_due=1000)
+    after = await scene.learning.step(due)
+    assert (after.pending.kind, after.pending.drift, after.drift_due) == ("update", 1000, None)
+
+
+async def test_without_learning_a_drift_asks_for_nothing(tmp_path):
+    scene = _Scene(tmp_path, enabled=False)
+    state = dataclasses.replace(scene.state, slot=1001, drift_due=1000)
+    assert (await scene.learning.step(state)).pending is None
+
+
+async def test_after_a_drift_of_the_fleet_only_what_came_since_is_held_out(tmp_path):
+    scene = _Scene(tmp_path, gate_holdout_hours=6)
+    held = {}
+    for since in (None, 1000 - HOUR, 1000 - 4 * HOUR, 1000 - 50 * HOUR):
+        state = dataclasses.replace(scene.state, slot=1001, drift_due=1000, drift_since=since)
+        held[since] = (await scene.learning.step(state)).pending.holdout_hours
+    assert list(held.values()) == [6, 3, 4, 6]
+    window = scene.trainer.asked[-1][1]
+    assert window["holdout_hours"] in (3, 4, 6)

@@ -7,7 +7,8 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from train.drift import Drift, DriftRules
+from train.drift import Drift
+from train.drift_rules import DriftRules
 
 STEP_S, DAY = 1200, 72
 BEGIN = DAY * 4 * 365

@@ -12,7 +12,7 @@ ARGS ?=
 STREAM = $(if $(DATA),--data "$(DATA)") $(if $(TARGETS),--targets "$(TARGETS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check smoke smoke-job chaos bench-model bench-windows bench-buffer bench-serve bench-ledger bench-gate bench-weights bench-online bench-ett clean .venv
+.PHONY: help run test check smoke smoke-job chaos bench-model bench-windows bench-buffer bench-serve bench-ledger bench-gate bench-weights bench-drift bench-online bench-ett clean .venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ bench-gate: .venv/stamp  ## how often the gate is right, on loss series of real 
 
 bench-weights: .venv/stamp  ## learned ensemble weights against fixed ones, labels late or not; JSON result
 	@$(BIN)/python -m bench.weights $(ARGS)
+
+bench-drift: .venv/stamp  ## how often drift is told where there is none, how soon where there is; JSON result
+	@$(BIN)/python -m bench.drift $(ARGS)
 
 bench-online: .venv/stamp  ## what online learning brings on real streams, leak-free; DATA=file; JSON result
 	@$(BIN)/python -m bench.online $(STREAM) $(ARGS)

@@ -281,6 +281,11 @@ class Gateway(EventCalls):
             handles.LEDGER, "accuracy", since_slot=since_slot, server=server, target=target
         )
 
+    async def drift(self) -> Mapping[str, Any]:
+        """Where drift detection stands."""
+        found: Mapping[str, Any] = await self._actors.ask(handles.CONTROLLER, "drift")
+        return found
+
     async def servers(self) -> Any:
         """Lifecycle of every server."""
         return await self._actors.ask(handles.BUFFER, "servers")

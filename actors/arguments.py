@@ -11,6 +11,7 @@ from actors.settings import Settings
 from forecast.config import Config
 from forecast.derived import Limits
 from forecast.lineup import versions_beside
+from train.drift_rules import DriftRules
 
 _MIB = 1 << 20
 
@@ -181,6 +182,24 @@ def settings(config: Config) -> Settings:
         seed=config.training.seed,
         beside=versions_beside(config),
         precision=config.serve.precision,
+        drift=drift_rules(config) if online.drift_detection_enabled else None,
+    )
+
+
+def drift_rules(config: Config) -> DriftRules:
+    """What drift is told by: blocks of a horizon, and of an hour at least."""
+    online, schema = config.online_learning, config.panel.schema_of()
+    return DriftRules(
+        detector=online.drift_detector,
+        targets=schema.targets,
+        resolutions=tuple(schema.metric(name).resolution for name in schema.targets),
+        step_seconds=config.panel.step,
+        block=max(config.panel.horizon_slots, 3600 // config.panel.step),
+        window=online.drift_window_size,
+        threshold=online.drift_threshold,
+        false_alarm_slots=online.drift_false_alarm_slots,
+        fleet_share=online.drift_fleet_share,
+        seed=config.training.seed,
     )
 
 

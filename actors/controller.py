@@ -1,7 +1,7 @@
 """The controller: the order of the system, once per closed slot.
 
     buffer ──closed slot s──►  step(s)
-                                │ 1 score    ledger.score(s, actuals, masked)       what matured
+                                │ 1 score    ledger.score(s, actuals, masked)       what came; drift
     buffer.draw ──windows──►    │ 2 learn    trainer.update(...) ──► challenger     when one is due
     buffer.holdout ─windows─►   │            trainer.judge ──► gate.decide ──► registry.promote
     registry ──champion──►      │ 3 issue    members ──► blocks of record ──► ledger.issue
@@ -23,12 +23,14 @@ from typing import Any
 
 import numpy as np
 
+from actors.drift import DriftWatch
 from actors.learning import Learning
 from actors.settings import Settings
 from actors.state import ControllerState, StateFile
 from forecast.errors import ArtifactError, StateError, UnknownVersion
 from forecast.members import SEASONAL_NAIVE, Members, MemberTables, blocks_of_record
 from forecast.record import CHAMPION, ENSEMBLE, Snapshot
+from forecast.scoring import StepReport
 from forecast.versions import RegistryState
 from train.buffer import BufferStatus
 
@@ -59,6 +61,9 @@ class Controller:
         self._learning = Learning(
             buffer=buffer, trainer=trainer, registry=registry, members=members, settings=settings
         )
+        self._drift = DriftWatch(
+            buffer=buffer, ledger=ledger, registry=registry, file=state, settings=settings
+        )
         self._file = state
         self._state = state.load()
         self._published: int | None = None
@@ -80,6 +85,11 @@ class Controller:
     def outside(self) -> int:
         """Windows since the start with an input beyond the serving form's tables."""
         return self._members.outside
+
+    @property
+    def drift(self) -> dict[str, Any]:
+        """Where drift detection stands, for people."""
+        return self._drift.told()
 
     @property
     def last_failure(self) -> str | None:
@@ -112,9 +122,13 @@ class Controller:
 
     async def step(self, slot: int) -> None:
         """One slot: score, learn, issue, commit, publish."""
-        await self._score(slot)
-        state = await self._learning.step(replace(self._state, slot=slot))
+        report = await self._score(slot)
+        state = replace(self._state, slot=slot)
+        if self._members.champion is not None and slot > self._learning.learned_to:
+            state = await self._drift.step(report, state, self._state)
+        state = await self._learning.step(state)
         snapshot = await self._issue(slot)
+        await self._drift.save(state)
         self._commit(state)
         await self._ledger.publish.remote(snapshot)
         self._published = slot
@@ -145,10 +159,12 @@ class Controller:
             return last + 1
         return min(closed, due)
 
-    async def _score(self, slot: int) -> None:
+    async def _score(self, slot: int) -> StepReport:
         due = slot - self.settings.label_delay
         masked = self._buffer.masked.remote(due, slot)
-        await self._ledger.score.remote(due, self._buffer.actuals.remote(due), masked)
+        actuals = self._buffer.actuals.remote(due)
+        report: StepReport = await self._ledger.score.remote(due, actuals, masked)
+        return report
 
     async def _refresh_members(self) -> None:
         """Load what should serve beside the old version and swap.
@@ -248,3 +264,4 @@ class Controller:
     def _commit(self, state: ControllerState) -> None:
         self._file.save(state)
         self._state = state
+        self._drift.committed(state)

@@ -54,10 +54,10 @@ class Learning:
         self.learned_to = int(lineage.get("slot", -1))
         self._full_slot = self.learned_to if lineage.get("kind") in _FULL else None
 
-    async def step(self, state: ControllerState, *, urgent: bool = False) -> ControllerState:
+    async def step(self, state: ControllerState) -> ControllerState:
         """Start what is due at the state's slot, conclude what has come to its slot.
 
-        `urgent`: a drift is confirmed, and an update waits for nothing but the one under way.
+        After a confirmed drift an update waits for nothing but the one under way.
         """
         slot = state.slot
         assert slot is not None
@@ -66,11 +66,12 @@ class Learning:
             # A base that was trained by hand has seen this: its first update comes a full period
             # after what it knows.
             return replace(state, last_update_slot=slot)
-        if state.pending is None and (pending := await self._startable(state, urgent)) is not None:
+        if state.pending is None and (pending := await self._startable(state)) is not None:
             told = {"update_id": pending.update_id, "slot": slot}
             log.info("%s is due", pending.update_id, extra=told)
             full = slot if pending.kind in _FULL else state.last_full_slot
             state = replace(state, pending=pending, last_update_slot=slot, last_full_slot=full)
+            state = replace(state, drift_due=None)
         if state.pending is None:
             return state
         if await self._registry.verdict.remote(state.pending.update_id) is not None:
@@ -98,9 +99,9 @@ class Learning:
             return state
         return replace(state, last_full_slot=found)
 
-    async def _startable(self, state: ControllerState, urgent: bool) -> Pending | None:
+    async def _startable(self, state: ControllerState) -> Pending | None:
         """What is due, unless the disk is too full for another version."""
-        pending = await self._due(state, urgent)
+        pending = await self._due(state)
         if pending is None:
             return None
         full = not (await self._buffer.status.remote()).may_learn
@@ -110,13 +111,14 @@ class Learning:
         self._waits = full
         return None if full else pending
 
-    async def _due(self, state: ControllerState, urgent: bool) -> Pending | None:
+    async def _due(self, state: ControllerState) -> Pending | None:
         slot, settings = state.slot, self._settings
         assert slot is not None
         last = state.last_update_slot
         if self._members.champion is not None:
             # One trained by hand may know more than the last update did.
             last = max(-1 if last is None else last, self.learned_to)
+        drift = state.drift_due if settings.learning and self._members.complete else None
         if not self._members.complete:
             status = await self._buffer.status.remote()
             begun = None if status.first_slot is None else status.first_slot + settings.bootstrap
@@ -131,13 +133,19 @@ class Learning:
             last=last,
             last_full=state.last_full_slot,
             learned=await self._quiet_hours(slot),
-            urgent=urgent,
+            urgent=drift is not None,
         )
         if kind == "update":
             fresh = await self._buffer.new_rows_since.remote(last, slot)
-            if not self._schedule.enough(fresh, urgent=urgent):
+            if not self._schedule.enough(fresh, urgent=drift is not None):
                 return None
-        return None if kind is None else self._pending(kind, slot, self._members.champion)
+        if kind is None:
+            return None
+        pending = self._pending(kind, slot, self._members.champion)
+        if kind != "update":
+            return pending
+        hours = settings.holdout_since(slot - settings.label_delay, state.drift_since)
+        return replace(pending, drift=drift, holdout_hours=hours)
 
     async def _quiet_hours(self, slot: int) -> Hours | None:
         """The hours found quiet before the slot's day; None for any, or where none are learned."""
@@ -174,29 +182,33 @@ class Learning:
             exams = self._holdout(slot, before)
             return await self._trainer.train_base.remote(job, windows, exams, start)
         assert pending.parent is not None
-        windows = self._lessons(pending.update_id, slot, known, seed)
-        update = UpdateJob(pending.update_id, slot, seed, pending.parent)
+        windows = self._lessons(pending, known, seed)
+        drifted = pending.drift is not None
+        update = UpdateJob(pending.update_id, slot, seed, pending.parent, drifted)
         champion = self._registry.load.remote(pending.parent)
         return await self._trainer.update.remote(update, champion, windows)
 
-    def _lessons(self, update_id: str, slot: int, as_of: int, seed: int) -> Any:
+    def _lessons(self, pending: Pending, as_of: int, seed: int) -> Any:
         """A reference to an update's windows: of the sliding window, and of the replay table."""
-        settings = self._settings
+        settings, slot = self._settings, pending.asked_slot
         hours, count = settings.window_hours, settings.windows_per_update
         if not settings.replay_ratio:
-            return self._draw(slot, as_of, hours, count, seed)
+            return self._draw(slot, as_of, hours, count, seed, pending.holdout_hours)
+        holdout = pending.holdout_hours
         return self._buffer.rehearse.remote(
-            update_id=update_id,
+            update_id=pending.update_id,
             as_of=as_of,
             hours=hours,
             count=count,
             seed=seed,
-            holdout_hours=settings.holdout_hours,
+            holdout_hours=settings.holdout_hours if holdout is None else holdout,
             known_at=slot,
             ratio=settings.replay_ratio,
         )
 
-    def _draw(self, slot: int, as_of: int, hours: int, count: int, seed: int) -> Any:
+    def _draw(
+        self, slot: int, as_of: int, hours: int, count: int, seed: int, holdout: int | None = None
+    ) -> Any:
         """A reference to training windows that end before the holdout up to `as_of`.
 
         Masked by what is known at `slot`.
@@ -206,14 +218,15 @@ class Learning:
             hours=hours,
             count=count,
             seed=seed,
-            holdout_hours=self._settings.holdout_hours,
+            holdout_hours=self._settings.holdout_hours if holdout is None else holdout,
             known_at=slot,
         )
 
-    def _holdout(self, slot: int, as_of: int) -> Any:
+    def _holdout(self, slot: int, as_of: int, hours: int | None = None) -> Any:
         settings = self._settings
+        hours = settings.holdout_hours if hours is None else hours
         return self._buffer.holdout.remote(
-            as_of=as_of, hours=settings.holdout_hours, every=settings.horizon, known_at=slot
+            as_of=as_of, hours=hours, every=settings.horizon, known_at=slot
         )
 
     async def _start(self, champion: int | None) -> Artifact | None:
@@ -258,7 +271,7 @@ class Learning:
         anchor = None if serves is None else (await self._registry.state.remote()).anchor
         evidence = await self._trainer.judge.remote(
             result.artifact,
-            self._holdout(slot, slot - self._settings.label_delay),
+            self._holdout(slot, slot - self._settings.label_delay, pending.holdout_hours),
             None if serves is None else self._registry.load.remote(serves),
             None if anchor == serves else await self._readable(anchor),
             pending.kind == "update" and serves == pending.parent,
@@ -274,6 +287,8 @@ class Learning:
             "asked_slot": pending.asked_slot,
             "effect_slot": slot,
             "parent": pending.parent,
+            "drift_slot": pending.drift,
+            "holdout_hours": pending.holdout_hours,
         }
         record = {"slot": slot, "update_id": pending.update_id, "reasons": decision.reasons}
         version = None

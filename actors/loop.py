@@ -93,6 +93,10 @@ class ControllerActor:
             "restarts": dict(self._publisher.restarts),
         }
 
+    async def drift(self) -> dict[str, Any]:
+        """Where drift detection stands: who is watched, the last alarms."""
+        return self._controller.drift
+
     async def close(self) -> None:
         """Stop stepping, between two steps or within one: a step cut short is done again."""
         tasks = (self._loop, self._publishing)

@@ -8,6 +8,7 @@ from typing import Literal
 from forecast.hours import Hours
 from forecast.members import Members
 from forecast.schema import Schema
+from train.drift_rules import DriftRules
 from train.gate import Rules
 from train.schedule import Schedule
 
@@ -53,6 +54,8 @@ class Settings:
     """How many accepted versions before the champion issue beside it, and the base; 0: none."""
     label_delay: int = 0
     """How much later than its value a slot is scored and learned from; 0 outside of backtests."""
+    drift: DriftRules | None = None
+    """What drift is told by; None: nobody looks."""
     precision: Literal["float32", "int8"] = "float32"
     """Of the serving form that issues forecasts of record."""
 
@@ -87,6 +90,16 @@ class Settings:
             min_samples=self.min_samples,
             hours=hours,
         )
+
+    def holdout_since(self, slot: int, since: int | None) -> int:
+        """Hours that the gate holds out at a slot: after a drift of the fleet only what came since.
+
+        At least three, and three horizons: with fewer blocks there is nothing to compare on.
+        """
+        if since is None:
+            return self.holdout_hours
+        least = max(3, -(-3 * self.horizon // self.per_hour))
+        return min(self.holdout_hours, max(least, (slot - since) // self.per_hour))
 
     def before_holdout(self, slot: int) -> int:
         """The last slot that a model may have seen to be judged at `slot`.

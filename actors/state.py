@@ -22,6 +22,10 @@ class Pending:
     asked_slot: int
     effect_slot: int
     parent: int | None
+    drift: int | None = None
+    """The slot of the drift that asked for it."""
+    holdout_hours: int | None = None
+    """What the gate holds out, where that is not the usual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,12 @@ class ControllerState:
     pending: Pending | None = None
     last_full_slot: int | None = None
     """When a training from nothing, base or retrain, was last asked for."""
+    drift_slot: int | None = None
+    """Which packed state of the drift detection belongs to this one."""
+    drift_due: int | None = None
+    """The slot of a confirmed drift for which no training was started yet."""
+    drift_since: int | None = None
+    """Since when the fleet is another, by its last drift."""
 
 
 class StateFile:
@@ -64,3 +74,23 @@ class StateFile:
         if self._path is not None:
             tree = {"format": _FORMAT, **asdict(state)}
             write_atomic(self._path, json.dumps(tree, sort_keys=True).encode(), disk=self._disk)
+
+    def part(self, kind: str, slot: int) -> bytes | None:
+        """A large part of the state that the small file names; None when it is not there."""
+        path = self._part_at(kind, slot)
+        return path.read_bytes() if path is not None and path.exists() else None
+
+    def save_part(self, kind: str, slot: int, data: bytes) -> None:
+        """Keep a large part beside the file, durably; the state that names it comes after."""
+        if (path := self._part_at(kind, slot)) is not None:
+            write_atomic(path, data, disk=self._disk)
+
+    def drop_parts(self, kind: str, *, but: int) -> None:
+        """Remove the parts that no committed state names any more."""
+        kept = self._part_at(kind, but)
+        for path in () if kept is None else kept.parent.glob(f"{kind}-*.fcar"):
+            if path != kept:
+                path.unlink(missing_ok=True)
+
+    def _part_at(self, kind: str, slot: int) -> Path | None:
+        return None if self._path is None else self._path.with_name(f"{kind}-{slot}.fcar")

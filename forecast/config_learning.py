@@ -68,6 +68,13 @@ class OnlineLearning(Scheduling):
     """How far one update may move the weights, as a share of their norm; usual is 0.02."""
     keep_model_versions: int = Field(default=5, ge=1)
     windows_per_update: int = Field(default=256, ge=1)
+    drift_detection_enabled: bool = True
+    drift_detector: Literal["cusum", "window", "adwin", "kswin", "page_hinkley"] = "cusum"
+    drift_window_size: int = Field(default=1000, ge=12)
+    drift_threshold: float = Field(default=0.15, gt=0)
+    drift_false_alarm_slots: int = Field(default=20_000, ge=1000)
+    """Wanted mean time between false alarms of a server (`cusum`; the two above: `window`)."""
+    drift_fleet_share: float = Field(default=0.5, gt=0, le=1)
     retrain_interval_hours: int = Field(default=0, ge=0)
     """Event time between full retrains on `lookback_days`; 0: none by itself, but 24 where the
     strategy is `periodic`."""

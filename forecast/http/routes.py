@@ -19,6 +19,7 @@ from fastapi.responses import HTMLResponse, PlainTextResponse
 
 from forecast.errors import NotReady
 from forecast.http import answers, api, on_demand, pages, problems, reports
+from forecast.http import drift as drifting
 from forecast.http.answers import Body
 from forecast.http.auth import Guard, Scope
 from forecast.http.board import Board
@@ -173,6 +174,11 @@ def _report_routes(service: Service) -> APIRouter:
         since = reports.since_slot(query.since, snapshot)
         report = await service.accuracy(since, query.server, query.metric)
         return _json(reports.accuracy(report, snapshot))
+
+    @router.get("/drift", responses={200: {"model": drifting.DriftAnswer}})
+    async def drift() -> Response:
+        """Who is watched for drift, who is nearest to an alarm, and the last alarms."""
+        return _json(drifting.answer(await service.drift(), await service.snapshot()))
 
     @router.get("/learning/updates", responses={200: {"model": api.UpdatesAnswer}})
     async def updates(query: Annotated[UpdatesQuery, Query()]) -> Response:

@@ -112,6 +112,10 @@ class Service(Protocol):
         """Errors per member and horizon."""
         ...
 
+    async def drift(self) -> Mapping[str, object]:
+        """Where drift detection stands, as plain JSON values; times are slots."""
+        ...
+
     async def servers(self) -> Sequence[ServerLike]:
         """Lifecycle of every server."""
         ...

@@ -238,11 +238,12 @@ async def test_an_urgent_update_waits_only_for_the_one_under_way(tmp_path):
     scene = _Scene(tmp_path, update_window="05:00-08:00")
     scene.buffer.rows = 1  # fewer than min_samples_for_update
     state = dataclasses.replace(scene.state, slot=1001)
-    state = await scene.learning.step(state, urgent=True)
-    assert state.pending == Pending("update", "update-1001", 1001, 1002, 3)
-    state = await scene.learning.step(dataclasses.replace(state, slot=1002), urgent=True)
+    state = await scene.learning.step(dataclasses.replace(state, drift_due=1001))
+    pending = Pending("update", "update-1001", 1001, 1002, 3)
+    assert dataclasses.replace(state.pending, drift=None, holdout_hours=None) == pending
+    state = await scene.learning.step(dataclasses.replace(state, slot=1002, drift_due=1002))
     assert state.pending is None
-    state = await scene.learning.step(dataclasses.replace(state, slot=1003))
+    state = await scene.learning.step(dataclasses.replace(state, slot=1003, drift_due=None))
     assert state.pending is None
 
 
@@ -417,3 +418,29 @@ def test_active_learning_reaches_the_trainer_with_its_threshold(tmp_path):
     on = small_config(tmp_path, REPLAY, uncertainty_threshold=0.9, active_learning=True)
     assert arguments.trainer(off)["uncertainty"] is None
     assert arguments.trainer(on)["uncertainty"] == 0.9
+
+
+async def test_a_confirmed_drift_asks_for_an_update_at_once_and_only_once(tmp_path):
+    scene = _Scene(tmp_path, update_frequency_minutes=600, min_samples_for_update=10_000)
+    state = dataclasses.replace(scene.state, slot=1001)
+    assert (await scene.learning.step(state)).pending is None
+    due = dataclasses.replace(state, drift_due=1000)
+    after = await scene.learning.step(due)
+    assert (after.pending.kind, after.pending.drift, after.drift_due) == ("update", 1000, None)
+
+
+async def test_without_learning_a_drift_asks_for_nothing(tmp_path):
+    scene = _Scene(tmp_path, enabled=False)
+    state = dataclasses.replace(scene.state, slot=1001, drift_due=1000)
+    assert (await scene.learning.step(state)).pending is None
+
+
+async def test_after_a_drift_of_the_fleet_only_what_came_since_is_held_out(tmp_path):
+    scene = _Scene(tmp_path, gate_holdout_hours=6)
+    held = {}
+    for since in (None, 1000 - HOUR, 1000 - 4 * HOUR, 1000 - 50 * HOUR):
+        state = dataclasses.replace(scene.state, slot=1001, drift_due=1000, drift_since=since)
+        held[since] = (await scene.learning.step(state)).pending.holdout_hours
+    assert list(held.values()) == [6, 3, 4, 6]
+    window = scene.trainer.asked[-1][1]
+    assert window["holdout_hours"] in (3, 4, 6)

@@ -28,6 +28,15 @@ STEP = 300
 SLOT = 5_890_752  # 2026-01-01T00:00:00Z
 NOW_S = (SLOT + 1) * STEP + 30.0
 CONTEXT, HORIZON = 6, 4
+DRIFT = {
+    "enabled": True, "detector": "cusum", "slot": SLOT, "servers": 2, "watching": 1,
+    "fleet_since": None, "nearest": [{"server": "db-1", "level": 0.5}],
+    "alarms": [{
+        "slot": SLOT, "servers": ("web-1",), "since": (SLOT - 11,), "channels": ("level of cpu",),
+        "share": 0.5, "fleet_wide": False, "fleet_since": None, "acts": True, "count": 1,
+    }],
+}  # fmt: skip
+"""What a controller tells of drift."""
 LEVELS = (0.1, 0.5, 0.9)
 TARGETS = ("cpu", "disk")
 SCHEMA = Schema(
@@ -215,6 +224,9 @@ class FakeService:
         if name != "champion":
             raise UnknownVersion(f"no version or alias {name!r}")
         return {"version": 3, "loss": np.float32("nan"), "steps": np.int64(7)}
+
+    async def drift(self) -> Mapping[str, object]:
+        return DRIFT
 
     async def updates(self, limit: int, since: int | None) -> Sequence[UpdateRecord]:
         self.asked.append((limit, since))

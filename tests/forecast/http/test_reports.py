@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from forecast.http import api
+from forecast.http.drift import DriftAnswer
 from forecast.http.problems import KINDS
 from tests.forecast.http.http_scene import (
     SLOT,
@@ -55,6 +56,24 @@ async def test_updates_tell_the_verdict_and_what_it_was_about():
     assert (refused.kind, refused.verdict, refused.parent) == ("update", "rejected", 3)
     assert refused.report["wql"] is None
     assert (base.kind, base.as_of) == ("base", "2025-12-31T23:20:00Z")
+
+
+async def test_drift_tells_where_since_when_and_by_what():
+    response = await get(FakeService(snapshot()), "/api/v1/drift")
+    (alarm,) = DriftAnswer.model_validate(response.json()).alarms
+    assert (alarm.confirmed, alarm.update_due) == ("2026-01-01T00:05:00Z", True)
+    (server,) = alarm.servers
+    assert (server.server, server.channel) == ("web-1", "level of cpu")
+    assert server.since == "2025-12-31T23:05:00Z"
+
+
+async def test_before_anything_is_watched_drift_says_so():
+    class Fresh(FakeService):
+        async def drift(self):
+            return {"enabled": False}
+
+    answer = DriftAnswer.model_validate((await get(Fresh(None), "/api/v1/drift")).json())
+    assert (answer.enabled, answer.detector, answer.alarms) == (False, None, [])
 
 
 @pytest.mark.parametrize("limit", ["0", "1001", "many", "-1"])

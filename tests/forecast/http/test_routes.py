@@ -34,6 +34,7 @@ from tests.forecast.http.http_scene import (
 
 READS = (
     "accuracy", "learning/updates", "models", "models/champion", "servers", "status", "forecast",
+    "drift",
 )  # fmt: skip
 
 

@@ -103,6 +103,10 @@ class DriftWatch:
         if data is None:
             return await self._from_history(slot)
         drift = Drift.unpack(data, rules)
+        if not drift.servers:  # it was told by other rules
+            begun = await self._from_history(slot)
+            begun.alarms = drift.alarms
+            return begun
         for since in range(known.drift_slot + 1, slot):
             try:
                 report = await self._ledger.score.remote(since, self._buffer.actuals.remote(since))
@@ -126,6 +130,8 @@ class DriftWatch:
         return drift
 
     async def _update(self, drift: Drift, report: StepReport) -> bool:
+        if report.actuals.shape[1] != len(drift.rules.targets):
+            return False  # scored before the targets were others
         members = report.members
         served = next((one for one in (ENSEMBLE, CHAMPION) if one in members), None)
         losses = [

@@ -141,6 +141,19 @@ async def test_a_confirmed_drift_is_on_record_and_asks_for_an_update(tmp_path, s
     assert (told["enabled"], told["watching"], told["detector"]) == (True, 5, "cusum")
 
 
+async def test_under_other_rules_it_begins_anew_from_the_stream_and_keeps_the_alarms(
+    tmp_path, scene, settings
+):
+    run = await ran(tmp_path / "run", scene, settings)
+    run.settings = replace(settings, drift=drift_rules(false_alarm_slots=50_000))
+    before = run.watch.told()
+    run.restart()
+    await run.step(run.state.slot + 1)
+    after = run.watch.told()
+    assert after["watching"] > 0
+    assert [one["slot"] for one in before["alarms"]] == [one["slot"] for one in after["alarms"]]
+
+
 async def test_without_rules_nothing_is_watched(tmp_path, scene, settings):
     run = await ran(tmp_path / "run", scene, replace(settings, drift=None))
     assert run.state == ControllerState(slot=scene.first + 15 * DAY - 1)

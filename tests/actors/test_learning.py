@@ -427,6 +427,7 @@ async def test_a_confirmed_drift_asks_for_an_update_at_once_and_only_once(tmp_pa
     due = dataclasses.replace(state, drift_due=1000)
     after = await scene.learning.step(due)
     assert (after.pending.kind, after.pending.drift, after.drift_due) == ("update", 1000, None)
+    await scene.learning.step(dataclasses.replace(after, slot=1002))  # takes the training in
 
 
 async def test_without_learning_a_drift_asks_for_nothing(tmp_path):
@@ -440,7 +441,9 @@ async def test_after_a_drift_of_the_fleet_only_what_came_since_is_held_out(tmp_p
     held = {}
     for since in (None, 1000 - HOUR, 1000 - 4 * HOUR, 1000 - 50 * HOUR):
         state = dataclasses.replace(scene.state, slot=1001, drift_due=1000, drift_since=since)
-        held[since] = (await scene.learning.step(state)).pending.holdout_hours
+        after = await scene.learning.step(state)
+        held[since] = after.pending.holdout_hours
+        await scene.learning.step(dataclasses.replace(after, slot=1002))  # takes the training in
     assert list(held.values()) == [6, 3, 4, 6]
     window = scene.trainer.asked[-1][1]
     assert window["holdout_hours"] in (3, 4, 6)

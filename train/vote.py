@@ -111,8 +111,8 @@ class Vote:
 def _at_least(count: int, among: int, chance: float) -> float:
     """A bound on the probability of `count` or more successes, each of probability `chance`.
 
-    >>> _at_least(1, 1, 0.01), round(_at_least(6, 24, 0.04), 4)
-    (0.01, 0.0013)
+    >>> round(_at_least(1, 1, 0.01), 4), round(_at_least(6, 24, 0.04), 4)
+    (0.01, 0.0014)
     """
     share = count / max(1, among)
     if share <= chance:

@@ -50,6 +50,12 @@ class _Fleet:
     async def score(self, slot, actuals):
         return self.report(slot)
 
+    async def masked(self, slot, known_at):
+        return ()
+
+    async def held(self, slot):
+        return ()
+
     async def status(self):
         return SimpleNamespace(first_slot=self.scene.first)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from os import PRIO_PROCESS, getpriority
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -71,14 +72,14 @@ async def test_an_update_gives_way_and_is_bounded_as_far_as_the_config_says(tmp_
 
     def update(self, job, champion, windows):
         seen.append(getpriority(PRIO_PROCESS, threading.get_native_id()))
-        return job.update_id
+        return SimpleNamespace(report={})
 
     monkeypatch.setattr(Trainer, "update", update)
     before = getpriority(PRIO_PROCESS, threading.get_native_id())
     for nice in (0, 13):
         config = small_config(tmp_path, REPLAY, update_nice=nice)
         actor = TrainerActor(**arguments.trainer_actor(config))
-        await actor.update(UpdateJob(f"update-{nice}", 1, 7, 1), None, None)
+        await actor.update(UpdateJob(f"update-{nice}", 1, 7, 1), None, ())
     assert seen == [max(0, before), max(13, before)]
     assert arguments.trainer(config)["learner"]["threads"] == config.training.threads
     config = small_config(tmp_path, REPLAY, update_threads=3)

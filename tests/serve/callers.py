@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 OPEN = {"/healthz", "/readyz", "/docs", "/openapi.json"}
-READER, AGENT = "reader-4f1c9b", "agent-77d0aa"
+READER, AGENT, OPERATOR = "reader-4f1c9b", "agent-77d0aa", "operator-5e83d1"
 
 
 def entry(token: str, name: str, scope: str) -> str:
@@ -19,7 +19,8 @@ def entry(token: str, name: str, scope: str) -> str:
 
 def tokens_in(folder: Path) -> Path:
     path = folder / "tokens.toml"
-    path.write_text(entry(READER, "grafana", "read") + entry(AGENT, "agents", "ingest"))
+    entries = entry(READER, "grafana", "read") + entry(AGENT, "agents", "ingest")
+    path.write_text(entries + entry(OPERATOR, "operators", "operate"))
     return path
 
 
@@ -42,4 +43,15 @@ def every_route(http: httpx.Client) -> list[tuple[str, str]]:
     paths = http.get("/openapi.json").json()["paths"]
     listed = [(method.upper(), path) for path, ways in paths.items() for method in ways]
     assert len(listed) > 10
-    return [(way, path.replace("{name}", "1")) for way, path in (*listed, ("GET", "/"))]
+    named = {"{name}": "1", "{event_id}": "1"}
+    for place, name in named.items():
+        listed = [(way, path.replace(place, name)) for way, path in listed]
+    return [*listed, ("GET", "/")]
+
+
+def who_may(method: str, path: str) -> str:
+    """A token with the scope that a route wants."""
+    if "/rollout/" in path:
+        return OPERATOR
+    told = path.endswith("/ingest") or ("/events" in path and method != "GET")
+    return AGENT if told else READER

@@ -25,6 +25,7 @@ from forecast.metrics import Float64Array, Score, known_mean
 from forecast.tally import Tally
 
 _MEAN_HOURS, _STAY_HOURS, _WITHIN = 6, 12, 1.1
+_DAY_HOURS = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,19 @@ def adaptation(row: Hours, oracle: Hours, drifts: Sequence[Change]) -> list[floa
         for server in drift.servers
         if server in row.sums and server in oracle.sums
     ]
+
+
+def days_after(row: Hours, drifts: Sequence[Change], horizon_hours: int) -> Float64Array:
+    """Sums [D, F] of each whole day from a horizon after the first drift on, over its servers."""
+    first = drifts[0]
+    begin = first.from_slot + horizon_hours * row.slots
+    sums_EF = np.sum(
+        [row.within(name, begin, first.to_slot).sum(1) for name in first.servers], axis=0
+    )
+    days = len(sums_EF) // _DAY_HOURS
+    return np.asarray(
+        sums_EF[: days * _DAY_HOURS].reshape(days, _DAY_HOURS, sums_EF.shape[-1]).sum(1)
+    )
 
 
 def revisit(row: Hours, frozen: Hours, drifts: Sequence[Change]) -> float | None:

@@ -20,7 +20,12 @@ from forecast.clock import slots_per_day
 
 FloatArray = NDArray[np.float32]
 
-_PARTS = {"first half": (0.0, 0.5), "second half": (0.5, 1.0), "last quarter": (0.75, 1.0)}
+_PARTS = {
+    "all": (0.0, 1.0),
+    "first half": (0.0, 0.5),
+    "second half": (0.5, 1.0),
+    "last quarter": (0.75, 1.0),
+}
 DRIFTS = ("splice", "scale", "level", "phase", "profile")
 """Changes after which what was learned before holds no more."""
 

@@ -39,7 +39,8 @@ _COLUMNS = (
     ("wql", 5), ("wql_1", 5), ("wql_6", 5), ("wql_12", 5), ("mae", 4), ("mase", 4), ("gain", 4),
     ("gain_low", 4), ("gain_high", 4), ("coverage_error", 4), ("worst_day_coverage", 3),
     ("worst_server", 3), ("promoted", 0), ("updates", 0), ("cpu_s", 0), ("cost_ratio", 2),
-    ("closed", 2), ("adaptation_h", 0), ("never_adapted", 0), ("revisit_ratio", 3),
+    ("coverage_after", 3), ("closed", 2), ("adaptation_h", 0), ("never_adapted", 0),
+    ("revisit_ratio", 3),
 )  # fmt: skip
 
 

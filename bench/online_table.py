@@ -179,10 +179,14 @@ class Table:
     def _adapted(self, row: Row) -> dict[str, float | None]:
         """How the row stands to drifts; None without one, or without what it is compared with."""
         mine, frozen, oracle = (self._hours(each) for each in (row, FROZEN, ORACLE))
+        horizon = self._outcomes[0].tally.horizon
         drifts = self._drifts
         told: dict[str, float | None] = dict.fromkeys(ADAPTED)
         if mine is None or frozen is None:
             return told
+        after = adaptation.days_after(mine, drifts, -(-horizon // mine.slots))
+        if len(after):
+            told["coverage_after"] = finite(float(np.nanmin(self._coverage(after))))
         told["revisit_ratio"] = adaptation.revisit(mine, frozen, drifts)
         if oracle is None:
             return told
@@ -239,7 +243,7 @@ class Table:
         return (None, None) if worst is None else (found[worst], worst)
 
 
-ADAPTED = ("headroom", "closed", "adaptation_h", "never_adapted", "revisit_ratio")
+ADAPTED = ("coverage_after", "headroom", "closed", "adaptation_h", "never_adapted", "revisit_ratio")
 FROZEN = next(row for row in ROWS if row.name == "frozen")
 ORACLE = next(row for row in ROWS if row.name == "oracle")
 DEFAULT = next(row for row in ROWS if row.name == "default")

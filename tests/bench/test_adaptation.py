@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from bench.adaptation import Hours, adaptation, closed, headroom, revisit
+from bench.adaptation import Hours, adaptation, closed, days_after, headroom, revisit
 from bench.scenarios import Change
-from forecast.metrics import cell_sums
+from forecast.metrics import Score, cell_sums
 
 LEVELS = (0.1, 0.5, 0.9)
 SLOTS, HOURS = 12, 96
@@ -57,3 +57,10 @@ def test_what_comes_back_is_compared_with_the_time_before():
     assert revisit(forgot, frozen, [AWAY, AGAIN]) == pytest.approx(1.5, abs=0.05)
     assert revisit(frozen, frozen, [AWAY, AGAIN]) == pytest.approx(1.0)
     assert revisit(frozen, frozen, [DRIFT]) is None
+
+
+def test_days_after_a_drift_begin_a_horizon_later_and_are_whole():
+    sums = days_after(hours(course(1.0, 5.0)), [DRIFT], 1)
+    assert len(sums) == (HOURS - 25) // 24
+    assert Score(sums, LEVELS).n.tolist() == [24, 24]
+    assert days_after(hours(course(1.0, 5.0)), [AWAY], 1).shape[0] == 0

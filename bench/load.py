@@ -6,12 +6,13 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import aiohttp
+import numpy as np
 
 from connect.replay import Replay
 
@@ -41,6 +42,15 @@ class Account:
     def across(self, moment: float) -> int:
         """Requests that were under way at a moment."""
         return sum(start < moment < end for start, end in self.spans)
+
+    def p99_s(self, periods: Sequence[tuple[float, float]]) -> float | None:
+        """The 99th percentile of how long requests took that began in these periods; None: none."""
+        took = [
+            end - start
+            for start, end in self.spans
+            if any(begin <= start < until for begin, until in periods)
+        ]
+        return float(np.quantile(took, 0.99)) if took else None
 
     def swap_requests(self) -> int:
         """Requests under way when a later version was first named; the best of all swaps."""

@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,14 +185,18 @@ def _picture(options: argparse.Namespace, table: Table, stream: Scenario) -> Non
 
 
 def _printed(table: Table, stream: Scenario) -> Printed:
+    every = {row.name: table.figures(row) or {} for row in table.rows}
+    known = [
+        (name, digits)
+        for name, digits in _COLUMNS
+        if any(figures.get(name) is not None for figures in every.values())
+    ]
     printed = Printed(box=SIMPLE_HEAD, pad_edge=False, title=f"{stream.name}: {stream.what}")
     printed.add_column("row", no_wrap=True)
-    for name, _ in _COLUMNS:
+    for name, _ in known:
         printed.add_column(name.replace("_", " "), justify="right")
-    for row in table.rows:
-        figures: Mapping[str, Any] = table.figures(row) or {}
-        cells = [_cell(figures.get(name), digits) for name, digits in _COLUMNS]
-        printed.add_row(row.name, *cells)
+    for row, figures in every.items():
+        printed.add_row(row, *(_cell(figures.get(name), digits) for name, digits in known))
     return printed
 
 

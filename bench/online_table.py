@@ -244,6 +244,7 @@ class Table:
 
 
 ADAPTED = ("coverage_after", "headroom", "closed", "adaptation_h", "never_adapted", "revisit_ratio")
+_DRIFTED = ("coverage_after", "closed")
 FROZEN = next(row for row in ROWS if row.name == "frozen")
 ORACLE = next(row for row in ROWS if row.name == "oracle")
 DEFAULT = next(row for row in ROWS if row.name == "default")
@@ -275,8 +276,8 @@ def line(table: Table, about: Mapping[str, Any]) -> dict[str, Any]:
     for name in (*ADAPTED, "cost_ratio"):
         told[name] = default.get(name)
     for name, figures in every.items():
-        for key in ("wql", "mae", "mase", "gain", "coverage_error", "cpu_s"):
-            told.setdefault(f"{name}_{key}", None if figures is None else figures[key])
+        for key in ("wql", "mae", "mase", "gain", "coverage_error", "cpu_s", *_DRIFTED):
+            told.setdefault(f"{name}_{key}", None if figures is None else figures.get(key))
     counted = {figures["n"] for figures in every.values() if figures is not None}
     told["same_cells"] = len(counted) <= 1
     told["promoted"], told["updates"] = default.get("promoted"), default.get("updates")

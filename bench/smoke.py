@@ -13,7 +13,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +96,17 @@ def _stream(session: Session, url: str, slots: int, figures: dict[str, Any]) -> 
     readers = Readers(url, servers_of(replay), metric, count=_CALM_READERS, pause_s=_CALM_PAUSE_S)
     readers.start()
     began, end = time.monotonic(), min(replay.start_slot + slots, replay.end_slot)
+    periods: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    since = began
     for slot, status in session.stream(replay.start_slot, end):
         seen = len(readers.account.first_seen)
         pending = (status.get("controller") or {}).get("pending")
         rush = pending is not None and seen <= _SWAPS_UNDER_LOAD
         readers.rush(_SWAP_READERS if rush else 0)
+        now = time.monotonic()
+        if seen > _SWAPS_UNDER_LOAD:  # the rush is over, and it would count for the updates alone
+            periods[pending is not None].append((since, now))
+        since = now
         if (slot - replay.start_slot) % 72 == 71:
             _say(
                 f"{slot - replay.start_slot + 1} of {end - replay.start_slot} slots, "
@@ -110,9 +116,22 @@ def _stream(session: Session, url: str, slots: int, figures: dict[str, Any]) -> 
     account = readers.stop()
     figures["streamed_slots"] = end - replay.start_slot
     figures["slots_per_s"] = round((end - replay.start_slot) / (time.monotonic() - began), 2)
+    figures.update(_latency(account, periods))
     for failure in account.failures[:5]:
         _say(f"failed: {failure}")
     return account
+
+
+def _latency(
+    account: Account, periods: Mapping[bool, Sequence[tuple[float, float]]]
+) -> dict[str, float | None]:
+    """How long readers waited while an update was under way, and while none was."""
+    busy, calm = account.p99_s(periods[True]), account.p99_s(periods[False])
+    return {
+        "p99_updating_ms": None if busy is None else round(1000 * busy, 1),
+        "p99_calm_ms": None if calm is None else round(1000 * calm, 1),
+        "p99_ratio": None if busy is None or not calm else round(busy / calm, 3),
+    }
 
 
 def _counted(client: Client, account: Account) -> dict[str, Any]:

@@ -156,7 +156,7 @@ async def test_a_retrain_comes_a_period_after_the_last_training_from_nothing(tmp
     scene = _Scene(tmp_path, **RETRAIN)
     due = await scene.to(1000 + 25 * HOUR)
     assert [p.asked_slot for p in due if p.kind == "retrain"] == [1120, 1240]
-    assert due[4] == Pending("retrain", "retrain-1120", 1120, 1121, 3)
+    assert due[4] == Pending("retrain", "retrain-1120", 1120, 1121, 3, None, 6)
     updates = [p.asked_slot for p in due if p.kind == "update"]
     assert updates == [1024, 1048, 1072, 1096, 1144, 1168, 1192, 1216, 1264, 1288]
 
@@ -434,6 +434,28 @@ async def test_without_learning_a_drift_asks_for_nothing(tmp_path):
     scene = _Scene(tmp_path, enabled=False)
     state = dataclasses.replace(scene.state, slot=1001, drift_due=1000)
     assert (await scene.learning.step(state)).pending is None
+
+
+async def test_where_there_are_no_updates_a_drift_asks_for_a_retrain_at_once(tmp_path):
+    periodic = {"strategy": "periodic", "lookback_days": 2, "gate_holdout_hours": 6}
+    scene = _Scene(tmp_path, update_window="05:00-08:00", **periodic)
+    drifted = {"drift_due": 1100, "drift_since": 1100 - 4 * HOUR}
+    state = dataclasses.replace(scene.state, slot=1101, **drifted)
+    after = await scene.learning.step(state)
+    assert (after.pending.kind, after.pending.drift, after.drift_due) == ("retrain", 1100, None)
+    assert after.last_full_slot == 1101
+    await scene.learning.step(dataclasses.replace(after, slot=1102))  # takes the training in
+    [(_, windows, exams)] = scene.trainer.asked
+    before = 1101 - 4 * HOUR - scene.settings.horizon  # what came since is held out, no more
+    assert (windows["as_of"], windows["holdout_hours"]) == (before, 4)
+    assert (exams["as_of"], exams["hours"]) == (before, 4)
+
+
+async def test_a_drift_of_before_the_champion_learned_asks_for_nothing(tmp_path):
+    scene = _Scene(tmp_path)
+    state = dataclasses.replace(scene.state, slot=999, drift_due=998)
+    state = await scene.learning.step(state)
+    assert (state.pending, state.drift_due) == (None, None)
 
 
 async def test_after_a_drift_of_the_fleet_only_what_came_since_is_held_out(tmp_path):

@@ -21,6 +21,7 @@ from forecast.artifact import Artifact
 from forecast.errors import ArtifactError, FleetcastError, NothingNew
 from forecast.hours import Hours
 from forecast.members import Members
+from forecast.versions import RegistryState
 from train.gate import decide
 from train.jobs import BaseJob, Result, UpdateJob
 
@@ -269,7 +270,15 @@ class Learning:
         # What serves now: a job may have promoted another version than the parent meanwhile.
         # One that lacks a target of today's schema is no match for a new base.
         serves = self._members.champion if self._members.complete else pending.parent
-        anchor = None if serves is None else (await self._registry.state.remote()).anchor
+        registry = await self._registry.state.remote()
+        if pending.kind == "update" and _withdrawn(registry, pending.parent):
+            # Somebody rolled it back: what learned on from it would bring that back.
+            reasons = (f"version {pending.parent}, which it learned on from, was withdrawn",)
+            told = {"slot": slot, "update_id": pending.update_id, "reasons": reasons}
+            await self._registry.reject.remote(None, who="gate", **told)
+            log.info("%s rejected: %s", pending.update_id, reasons[0])
+            return
+        anchor = None if serves is None else registry.anchor
         evidence = await self._trainer.judge.remote(
             result.artifact,
             self._holdout(slot, slot - self._settings.label_delay, pending.holdout_hours),
@@ -304,3 +313,7 @@ class Learning:
         said = "promoted" if decision.promote else "rejected"
         told = {"update_id": pending.update_id, "slot": slot, "version": version}
         log.info("%s %s: %s", pending.update_id, said, "; ".join(decision.reasons), extra=told)
+
+
+def _withdrawn(state: RegistryState, version: int | None) -> bool:
+    return any(one.version == version and one.status == "withdrawn" for one in state.versions)

@@ -81,7 +81,7 @@ class _Registry:
 
     def __init__(self):
         self.anchor = 3
-        self.damaged = set()
+        self.damaged, self.versions = set(), ()
         self.verdicts, self.notes = [], []
 
     async def verdict(self, update_id):
@@ -93,7 +93,7 @@ class _Registry:
         return version
 
     async def state(self):
-        return SimpleNamespace(anchor=self.anchor)
+        return SimpleNamespace(anchor=self.anchor, versions=self.versions)
 
     async def register(self, artifact, *, update_id, slot):
         return 9
@@ -280,6 +280,19 @@ async def test_a_challenger_is_compared_with_what_a_job_promoted_meanwhile(tmp_p
     scene.members.champion = 4
     await scene.to(1026)
     assert judged == [("challenger", 4, 3, False)]
+
+
+async def test_an_update_of_what_was_rolled_back_meanwhile_is_refused_unseen(tmp_path):
+    scene = _Scene(tmp_path)
+    given = scene.judged_as(Evidence(losses=losses({})))
+    await scene.to(1024)
+    scene.registry.versions = (SimpleNamespace(version=3, status="withdrawn"),)
+    scene.members.champion = 2
+    await scene.to(1025)
+    [(verdict, version, record)] = scene.registry.verdicts
+    assert (verdict, version, given) == ("reject", None, [])
+    assert record["reasons"] == ("version 3, which it learned on from, was withdrawn",)
+    assert scene.state.pending is None
 
 
 async def test_an_update_is_compared_with_its_parent_and_with_the_anchor(tmp_path):

@@ -104,7 +104,12 @@ class DriftWatch:
         data = await asyncio.to_thread(self._file.part, "drift", known.drift_slot)
         if data is None:
             return await self._from_history(slot)
-        drift = Drift.unpack(data, rules)
+        try:
+            drift = Drift.unpack(data, rules)
+        except StateError as error:
+            # It is worked out from the stream: forecasts need not wait for somebody to repair it.
+            log.error("drift detection begins anew from the stream: %s", error)
+            return await self._from_history(slot)
         if not drift.servers:  # it was told by other rules
             begun = await self._from_history(slot)
             begun.alarms = drift.alarms

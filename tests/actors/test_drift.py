@@ -174,6 +174,20 @@ async def test_under_other_rules_it_begins_anew_from_the_stream_and_keeps_the_al
     assert [one["slot"] for one in before["alarms"]] == [one["slot"] for one in after["alarms"]]
 
 
+async def test_a_damaged_file_is_no_end_it_begins_anew_from_the_stream(
+    tmp_path, scene, settings, caplog
+):
+    run = await ran(tmp_path / "run", scene, settings)
+    (kept,) = (tmp_path / "run").glob("drift-*.fcar")
+    kept.write_bytes(kept.read_bytes()[:-9])
+    run.restart()
+    await run.step(run.state.slot + 1)
+    assert "begins anew" in caplog.text
+    assert run.watch.told()["watching"] > 0
+    (kept,) = (tmp_path / "run").glob("drift-*.fcar")
+    assert Drift.unpack(kept.read_bytes(), drift_rules()).slot == run.state.slot
+
+
 async def test_without_rules_nothing_is_watched(tmp_path, scene, settings):
     run = await ran(tmp_path / "run", scene, replace(settings, drift=None))
     assert run.state == ControllerState(slot=scene.first + 15 * DAY - 1)

@@ -1,6 +1,6 @@
 """Drift in the controller: fed with every score, kept on disk, and what a confirmed one asks for.
 
-    score of slot s ──► Drift.update ──► alarm ──► note in the audit log, update due at once
+    score of slot s ──► Drift.update ──► alarm ──► note in the audit log, training due at once
                             │ at the end of a block
                             ▼
                         drift-<slot>.fcar, named by the committed state
@@ -86,9 +86,11 @@ class DriftWatch:
         if alarm.acts:
             told = {"slot": slot, "servers": len(alarm.servers)}
             where = "the fleet" if alarm.fleet_wide else ", ".join(alarm.servers[:3])
-            log.info("drift of %s: an update is due", where, extra=told)
+            log.info("drift of %s is confirmed", where, extra=told)
             await self._registry.note.remote("drift", slot=slot, detail=alarm.to_json())
-            state = replace(state, drift_due=alarm.slot)
+            # A retrain is long and learns the fleet: for a few servers it waits for its turn.
+            if self._settings.online or alarm.fleet_wide:
+                state = replace(state, drift_due=alarm.slot)
         if alarm.fleet_wide:
             state = replace(state, drift_since=alarm.fleet_since)
         return state
@@ -102,7 +104,12 @@ class DriftWatch:
         data = await asyncio.to_thread(self._file.part, "drift", known.drift_slot)
         if data is None:
             return await self._from_history(slot)
-        drift = Drift.unpack(data, rules)
+        try:
+            drift = Drift.unpack(data, rules)
+        except StateError as error:
+            # It is worked out from the stream: forecasts need not wait for somebody to repair it.
+            log.error("drift detection begins anew from the stream: %s", error)
+            return await self._from_history(slot)
         if not drift.servers:  # it was told by other rules
             begun = await self._from_history(slot)
             begun.alarms = drift.alarms

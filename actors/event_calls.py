@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from actors import handles
-from forecast.errors import Busy, Conflict, RegistryError, StateError, UnknownVersion
+from forecast.errors import (
+    ArtifactError,
+    Busy,
+    Conflict,
+    RegistryError,
+    StateError,
+    UnknownVersion,
+)
 from forecast.events import Event, EventReport, Told
 from forecast.http.problems import original
 from forecast.touched import Touched
@@ -47,7 +54,7 @@ class EventCalls:
             )
         except UnknownVersion:
             raise
-        except RegistryError as error:
+        except (RegistryError, ArtifactError) as error:
             raise Conflict(str(original(error))) from error
         return state
 

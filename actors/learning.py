@@ -21,6 +21,7 @@ from forecast.artifact import Artifact
 from forecast.errors import ArtifactError, FleetcastError, NothingNew
 from forecast.hours import Hours
 from forecast.members import Members
+from forecast.versions import RegistryState
 from train.gate import decide
 from train.jobs import BaseJob, Result, UpdateJob
 
@@ -57,15 +58,15 @@ class Learning:
     async def step(self, state: ControllerState) -> ControllerState:
         """Start what is due at the state's slot, conclude what has come to its slot.
 
-        After a confirmed drift an update waits for nothing but the one under way.
+        After a confirmed drift a training waits for nothing but the one under way.
         """
         slot = state.slot
         assert slot is not None
         state = self._counted(state)
         if state.pending is None and slot <= self.learned_to:
             # A base that was trained by hand has seen this: its first update comes a full period
-            # after what it knows.
-            return replace(state, last_update_slot=slot)
+            # after what it knows, and a drift of before is no news to it.
+            return replace(state, last_update_slot=slot, drift_due=None)
         if state.pending is None and (pending := await self._startable(state)) is not None:
             told = {"update_id": pending.update_id, "slot": slot}
             log.info("%s is due", pending.update_id, extra=told)
@@ -142,8 +143,7 @@ class Learning:
         if kind is None:
             return None
         pending = self._pending(kind, slot, self._members.champion)
-        if kind != "update":
-            return pending
+        # A retrain too: updates since a drift have learned from what is usually held out.
         hours = settings.holdout_since(slot - settings.label_delay, state.drift_since)
         return replace(pending, drift=drift, holdout_hours=hours)
 
@@ -175,11 +175,13 @@ class Learning:
         if pending.kind == "retrain":
             # Its weights are chosen on validation windows, which therefore come before those on
             # which it is compared with the champion, and a horizon before.
-            before = settings.before_holdout(known)
-            windows = self._draw(slot, before, settings.lookback_hours, settings.base_windows, seed)
+            held = pending.holdout_hours
+            before = settings.before_holdout(known, held)
+            lookback, count = settings.lookback_hours, settings.base_windows
+            windows = self._draw(slot, before, lookback, count, seed, held)
             job = BaseJob(pending.update_id, slot, seed, "retrain", pending.parent)
             start = await self._start(pending.parent)
-            exams = self._holdout(slot, before)
+            exams = self._holdout(slot, before, held)
             return await self._trainer.train_base.remote(job, windows, exams, start)
         assert pending.parent is not None
         windows = self._lessons(pending, known, seed)
@@ -268,7 +270,15 @@ class Learning:
         # What serves now: a job may have promoted another version than the parent meanwhile.
         # One that lacks a target of today's schema is no match for a new base.
         serves = self._members.champion if self._members.complete else pending.parent
-        anchor = None if serves is None else (await self._registry.state.remote()).anchor
+        registry = await self._registry.state.remote()
+        if pending.kind == "update" and _withdrawn(registry, pending.parent):
+            # Somebody rolled it back: what learned on from it would bring that back.
+            reasons = (f"version {pending.parent}, which it learned on from, was withdrawn",)
+            told = {"slot": slot, "update_id": pending.update_id, "reasons": reasons}
+            await self._registry.reject.remote(None, who="gate", **told)
+            log.info("%s rejected: %s", pending.update_id, reasons[0])
+            return
+        anchor = None if serves is None else registry.anchor
         evidence = await self._trainer.judge.remote(
             result.artifact,
             self._holdout(slot, slot - self._settings.label_delay, pending.holdout_hours),
@@ -303,3 +313,7 @@ class Learning:
         said = "promoted" if decision.promote else "rejected"
         told = {"update_id": pending.update_id, "slot": slot, "version": version}
         log.info("%s %s: %s", pending.update_id, said, "; ".join(decision.reasons), extra=told)
+
+
+def _withdrawn(state: RegistryState, version: int | None) -> bool:
+    return any(one.version == version and one.status == "withdrawn" for one in state.versions)

@@ -101,12 +101,13 @@ class Settings:
         least = max(3, -(-3 * self.horizon // self.per_hour))
         return min(self.holdout_hours, max(least, (slot - since) // self.per_hour))
 
-    def before_holdout(self, slot: int) -> int:
+    def before_holdout(self, slot: int, hours: int | None = None) -> int:
         """The last slot that a model may have seen to be judged at `slot`.
 
-        Between that and the held-out windows lies a horizon.
+        Between that and the held-out windows, of these hours or the usual ones, lies a horizon.
         """
-        return slot - self.holdout_hours * self.per_hour - self.horizon
+        hours = self.holdout_hours if hours is None else hours
+        return slot - hours * self.per_hour - self.horizon
 
     @property
     def per_hour(self) -> int:

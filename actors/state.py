@@ -41,7 +41,7 @@ class ControllerState:
     drift_slot: int | None = None
     """Which packed state of the drift detection belongs to this one."""
     drift_due: int | None = None
-    """The slot of a confirmed drift for which no training was started yet."""
+    """The slot of a confirmed drift that asks for a training, which was not started yet."""
     drift_since: int | None = None
     """Since when the fleet is another, by its last drift."""
 

@@ -216,8 +216,12 @@ class Weights:
 
     @classmethod
     def unpack(cls, data: bytes | memoryview) -> Self:
-        """What `pack` wrote; raises StateError when it is damaged."""
-        return cls(**unpack_fields("weights", data))
+        """What `pack` wrote; raises StateError when it is damaged.
+
+        What was written before slots were counted has none: the fleet leads till they are.
+        """
+        known = unpack_fields("weights", data)
+        return cls(**{"slots": np.zeros(known["regret"].shape[:-1], np.float32), **known})
 
 
 def by_rule(

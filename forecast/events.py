@@ -240,7 +240,7 @@ def _event(item: object) -> Event:
     if kind == "holiday" and end is None:
         raise RowError("malformed", "a holiday needs an end")
     note = item.get("note", "")
-    if not isinstance(note, str) or len(note) > _LONGEST_NOTE:
+    if not isinstance(note, str) or len(note) > _LONGEST_NOTE or not _is_text(note):
         raise RowError("malformed", f"note must be text of at most {_LONGEST_NOTE} characters")
     about = Event("", kind, start, end, _names(item, "servers"), _names(item, "roles"), note)
     given = item.get("id")
@@ -261,6 +261,11 @@ def _names(item: Mapping[Any, Any], field: str) -> tuple[str, ...]:
     if not isinstance(given, list) or len(given) > _MOST_NAMES:
         raise RowError("malformed", f"{field} must be a list of at most {_MOST_NAMES} names")
     return tuple(sorted({_word(name, f"each of {field}") for name in given}))
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be written as UTF-8: JSON may hold half of a pair of surrogates."""
+    return not any("\ud800" <= one <= "\udfff" for one in value)
 
 
 def _word(value: object, field: str) -> str:

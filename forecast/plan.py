@@ -134,8 +134,11 @@ class Sizes:
         variables = self.columns + len(window.known_reals)
         self.tables = variables * _TABLE_ROWS * a_row
         """The serving form of a version that is loaded."""
-        self.updates = 1440 / online.update_frequency_minutes if online.enabled else 0.0
-        """Updates a day, at most."""
+        updating = online.enabled and online.strategy != "periodic"
+        self.updates = 1440 / online.update_frequency_minutes if updating else 0.0
+        """Updates a day, at most, but for those that a drift asks for."""
+        retraining = online.enabled and online.retrain_hours
+        self.retrains = 24 / online.retrain_hours if retraining else 0.0
 
 
 def plan(config: Config, *, series: Mapping[str, int], rates: Rates | None = None) -> Plan:
@@ -196,7 +199,8 @@ def _disk(config: Config, sizes: Sizes) -> Iterator[Item]:
     windows = sizes.servers * sizes.window  # a snapshot's blocks are there already
     a_day = _SQLITE_WRITES * sizes.day
     versions = 3 + max(online.keep_model_versions, sizes.versions)  # aliased ones too
-    audit = sizes.updates * _AUDIT_BYTES
+    trainings = sizes.updates + sizes.retrains
+    audit = trainings * _AUDIT_BYTES
     taken = 1 / 35 + online.windows_per_update * sizes.updates / max(1, sizes.replayed)
     parts: list[tuple[str, float, float]] = [
         ("buffer log", log, every),
@@ -208,7 +212,7 @@ def _disk(config: Config, sizes: Sizes) -> Iterator[Item]:
         ("ledger reports", reports * a_day, reports * retained),
         ("ledger sums", sums * a_day, sums * config.buffer.history_days),
         ("ledger snapshot", windows * a_day, 2 * windows),
-        ("versions", sizes.updates * sizes.artifact, versions * sizes.artifact),
+        ("versions", trainings * sizes.artifact, versions * sizes.artifact),
         ("audit log", audit, 365 * audit),  # it is never cut: a year of it
     ]
     for what, written, kept in parts:
@@ -225,7 +229,6 @@ def _cpu(config: Config, sizes: Sizes, rates: Rates) -> Iterator[Item]:
     lessons = online.online_epochs * online.windows_per_update * rates.learn_s
     judged = 3 * sizes.holdout * rates.forward_s
     retrain = config.training.max_steps * config.training.batch_size * rates.learn_s
-    retrains = 24 / online.retrain_interval_hours if online.retrain_interval_hours else 0.0
     parts = [
         ("parse rows", servers * _PARSE_S, "any node"),
         ("keep samples", samples * _APPEND_S, keeping),
@@ -234,7 +237,7 @@ def _cpu(config: Config, sizes: Sizes, rates: Rates) -> Iterator[Item]:
         ("least squares", fitted + sizes.block // 4 * _EXPERT_S, keeping),
         ("publish", (2 + config.serve.gateway_replicas) * sizes.snapshot * _PUBLISH_S, keeping),
         ("updates", (lessons + judged) * sizes.updates / sizes.day, "trainer"),
-        ("retrains", retrain * retrains / sizes.day, "trainer"),
+        ("retrains", retrain * sizes.retrains / sizes.day, "trainer"),
     ]
     for what, amount, where in parts:
         yield Item("cpu_seconds_per_step", what, amount, where)

@@ -62,13 +62,20 @@ class EventBook:
         self.events = Events.from_json(stored)
 
     def mask(
-        self, names: Sequence[str], slots: NDArray[np.int64], known_at: int
+        self,
+        names: Sequence[str],
+        slots: NDArray[np.int64],
+        known_at: int,
+        *,
+        roles: Sequence[str] | None = None,
     ) -> NDArray[np.bool_]:
-        """Which slots [K] of these servers [S] say nothing, as known at a slot; [S, K]."""
-        step_ms = self._step_ms
-        return self.events.mask(
-            names, self._roles(names), slots, known_at=known_at, step_ms=step_ms
-        )
+        """Which slots [K] of these servers [S] say nothing, as known at a slot; [S, K].
+
+        With `roles` also of servers that are not in the fleet any more. Raises KeyError for an
+        unknown one without.
+        """
+        found = self._roles(names) if roles is None else roles
+        return self.events.mask(names, found, slots, known_at=known_at, step_ms=self._step_ms)
 
     def masked(self, slot: int, known_at: int) -> tuple[str, ...]:
         """The servers of which a slot says nothing."""

@@ -14,9 +14,10 @@ from forecast.artifact import Artifact
 
 @dataclass(frozen=True, slots=True)
 class BaseJob:
-    """Train a model from nothing on what was known at `slot`.
+    """Train a model in full on what was known at `slot`.
 
-    A first one is the `base`; a `retrain` has a champion, `parent`, which it does not start from.
+    A first one is the `base`; a `retrain` has a champion, `parent`, whose weights it begins from
+    only where it is given them.
     """
 
     update_id: str

@@ -164,12 +164,15 @@ class Rehearsal:
 
     def _masked(self, windows: RawWindows, known_at: int) -> RawWindows:
         """The same windows without the labels that were known to be masked at a slot."""
-        masker = self._buffer.events.masker(known_at)
-        if masker is None:
+        book = self._buffer.events
+        if book.masker(known_at) is None:
             return windows
         values, ahead = windows.values.copy(), np.arange(1, self._horizon + 1)
-        for at, (name, origin) in enumerate(zip(windows.servers, windows.origin, strict=True)):
-            values[at, windows.context :][masker((name,), origin + ahead)[0]] = np.nan
+        whose = zip(windows.servers, windows.roles, windows.origin, strict=True)
+        for at, (name, role, origin) in enumerate(whose):
+            # The role is the window's own: the table outlives servers that gave way to others.
+            hidden = book.mask((name,), origin + ahead, known_at, roles=(role,))[0]
+            values[at, windows.context :][hidden] = np.nan
         return replace(windows, values=values)
 
     def _settle(self, last: int, seed: int) -> None:

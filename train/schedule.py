@@ -44,16 +44,19 @@ class Schedule:
 
         `last` and `last_full` are the slots at which any, and a full, training was last asked for.
         `learned` are the hours that were found quiet, None for any. An `urgent` update, after a
-        confirmed drift, waits neither for its turn nor for quiet hours.
+        confirmed drift, waits neither for its turn nor for quiet hours; where there are no updates
+        it is a retrain.
         """
         quiet = self._quiet(slot, learned)
         every = self.retrain_every
         if quiet and every and last_full is not None and slot - last_full >= every:
             return "retrain"
-        if not self.every or last is None:
+        if last is None:
             return None
         if urgent and slot > last:
-            return "update"
+            return "update" if self.every else "retrain"
+        if not self.every:
+            return None
         return "update" if quiet and slot - last >= self.every else None
 
     def enough(self, fresh: int, *, urgent: bool = False) -> bool:

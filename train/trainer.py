@@ -94,8 +94,8 @@ class Trainer:
         """A model from history; raises TrainingError when there is too little of it.
 
         It begins from the weights of `start`, where that is given and has the network and the
-        columns of today; its rate is then a tenth, so as not to
-        lose them.
+        columns of today; its rate is then a tenth, so as not to lose them. An adapter is left out:
+        the network learns what that corrected, and with both it would count twice.
         """
         if not windows.servers or not validation.servers:
             raise TrainingError(
@@ -122,7 +122,7 @@ class Trainer:
         lineage: dict[str, Any] = {"kind": job.kind, "parent": job.parent}
         lineage["validated_to_slot"] = seen
         if start is not None:
-            lineage["start"] = "scratch" if warm is None else "warm"
+            lineage["start"] = _start(warm)
         known = self._known(model, windows.rows(slice(_KNOWN_WINDOWS)))
         return self._result(job, lineage, model, asdict(report), windows, known)
 
@@ -280,6 +280,13 @@ class Trainer:
             created_at=moment.isoformat(),
         )
         return Result(job.update_id, origin["kind"], artifact, report)
+
+
+def _start(warm: Model | None) -> str:
+    """What a retrain that was given a champion began from, for its lineage."""
+    if warm is None:
+        return "scratch"
+    return "warm" if warm.adapter is None else "warm, without the adapter"
 
 
 def _moved(challenger: Artifact, champion: Artifact) -> float:

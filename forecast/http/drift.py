@@ -37,7 +37,8 @@ class AlarmAnswer(Answer):
     fleet_wide: bool
     fleet_since: str | None
     update_due: bool
-    """Whether it asked for an update at once."""
+    """Whether it asked for an update at once; where there are no updates, the fleet's for a
+    retrain."""
 
 
 class DriftAnswer(Answer):

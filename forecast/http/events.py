@@ -17,11 +17,14 @@ from forecast.http.bodies import read_body, request_id
 from forecast.http.ingest import JSON
 from forecast.http.queries import Asked, Name
 from forecast.http.service import Service
+from forecast.rows import LONGEST_NAME
 from forecast.schema import Reject
 from forecast.touched import Touched
 
 _MOST_BYTES = 1 << 20
 _MOST_EVENTS = 1000
+_LONGEST_PLACE = LONGEST_NAME + 32
+"""An event's start and its id."""
 
 _EVENT: dict[str, Any] = {
     "type": "object",
@@ -64,7 +67,7 @@ class EventsQuery(BaseModel):
     kind: Kind | None = None
     server: Name | None = None
     """Only events that name it, or that are about the whole fleet."""
-    after: Name | None = None
+    after: str | None = Field(default=None, min_length=1, max_length=_LONGEST_PLACE)
     """Events after this place, for the next page."""
     limit: int = Field(default=1000, ge=1, le=10_000)
 

@@ -147,6 +147,20 @@ async def test_a_confirmed_drift_is_on_record_and_asks_for_an_update(tmp_path, s
     assert (told["enabled"], told["watching"], told["detector"]) == (True, 5, "cusum")
 
 
+async def test_without_updates_some_servers_drift_asks_for_nothing_but_the_fleets_does(
+    tmp_path, settings
+):
+    one = Scene(servers=5, days=16)
+    one.cpu[CHANGE * DAY :, 0] *= 1.5
+    run = await ran(tmp_path / "run", one, replace(settings, online=False))
+    acted = [told for told in run.fleet.notes.values() if not told["fleet_wide"]]
+    assert acted
+    assert run.state.drift_due is None
+    one.cpu[CHANGE * DAY :, 1:] *= 1.5
+    run = await ran(tmp_path / "all", one, replace(settings, online=False))
+    assert run.state.drift_due is not None
+
+
 async def test_under_other_rules_it_begins_anew_from_the_stream_and_keeps_the_alarms(
     tmp_path, scene, settings
 ):
@@ -158,6 +172,20 @@ async def test_under_other_rules_it_begins_anew_from_the_stream_and_keeps_the_al
     after = run.watch.told()
     assert after["watching"] > 0
     assert [one["slot"] for one in before["alarms"]] == [one["slot"] for one in after["alarms"]]
+
+
+async def test_a_damaged_file_is_no_end_it_begins_anew_from_the_stream(
+    tmp_path, scene, settings, caplog
+):
+    run = await ran(tmp_path / "run", scene, settings)
+    (kept,) = (tmp_path / "run").glob("drift-*.fcar")
+    kept.write_bytes(kept.read_bytes()[:-9])
+    run.restart()
+    await run.step(run.state.slot + 1)
+    assert "begins anew" in caplog.text
+    assert run.watch.told()["watching"] > 0
+    (kept,) = (tmp_path / "run").glob("drift-*.fcar")
+    assert Drift.unpack(kept.read_bytes(), drift_rules()).slot == run.state.slot
 
 
 async def test_without_rules_nothing_is_watched(tmp_path, scene, settings):

@@ -134,6 +134,20 @@ async def test_an_incident_reported_late_names_who_learned_from_it_and_the_way_b
         await each.close.remote()
 
 
+async def test_going_back_to_a_damaged_version_is_a_conflict_that_says_so(tmp_path):
+    config = small_config(tmp_path, REPLAY)
+    config.panel_dir.mkdir(parents=True)
+    buffer = LocalHandle(BufferActor(**arguments.buffer(config)))
+    fleet = SimpleNamespace(buffer=buffer, registry=_registry(tmp_path, config))
+    for path in config.artifacts_dir.rglob("*.safetensors"):
+        path.write_bytes(b"damaged")
+    with pytest.raises(Conflict, match="sha256"):
+        await _Calls(fleet).rollback(3, "worse", "ann", "key-1")
+    assert (await fleet.registry.state.remote()).champion == 4
+    for each in (fleet.buffer, fleet.registry):
+        await each.close.remote()
+
+
 async def test_a_deploy_holds_alarms_for_as_long_as_the_config_says(tmp_path):
     config = small_config(tmp_path, REPLAY, deploy_hold_minutes=10)
     fleet = LocalFleet(config, now=lambda: 0.0)

@@ -81,7 +81,7 @@ class _Registry:
 
     def __init__(self):
         self.anchor = 3
-        self.damaged = set()
+        self.damaged, self.versions = set(), ()
         self.verdicts, self.notes = [], []
 
     async def verdict(self, update_id):
@@ -93,7 +93,7 @@ class _Registry:
         return version
 
     async def state(self):
-        return SimpleNamespace(anchor=self.anchor)
+        return SimpleNamespace(anchor=self.anchor, versions=self.versions)
 
     async def register(self, artifact, *, update_id, slot):
         return 9
@@ -156,7 +156,7 @@ async def test_a_retrain_comes_a_period_after_the_last_training_from_nothing(tmp
     scene = _Scene(tmp_path, **RETRAIN)
     due = await scene.to(1000 + 25 * HOUR)
     assert [p.asked_slot for p in due if p.kind == "retrain"] == [1120, 1240]
-    assert due[4] == Pending("retrain", "retrain-1120", 1120, 1121, 3)
+    assert due[4] == Pending("retrain", "retrain-1120", 1120, 1121, 3, None, 6)
     updates = [p.asked_slot for p in due if p.kind == "update"]
     assert updates == [1024, 1048, 1072, 1096, 1144, 1168, 1192, 1216, 1264, 1288]
 
@@ -280,6 +280,19 @@ async def test_a_challenger_is_compared_with_what_a_job_promoted_meanwhile(tmp_p
     scene.members.champion = 4
     await scene.to(1026)
     assert judged == [("challenger", 4, 3, False)]
+
+
+async def test_an_update_of_what_was_rolled_back_meanwhile_is_refused_unseen(tmp_path):
+    scene = _Scene(tmp_path)
+    given = scene.judged_as(Evidence(losses=losses({})))
+    await scene.to(1024)
+    scene.registry.versions = (SimpleNamespace(version=3, status="withdrawn"),)
+    scene.members.champion = 2
+    await scene.to(1025)
+    [(verdict, version, record)] = scene.registry.verdicts
+    assert (verdict, version, given) == ("reject", None, [])
+    assert record["reasons"] == ("version 3, which it learned on from, was withdrawn",)
+    assert scene.state.pending is None
 
 
 async def test_an_update_is_compared_with_its_parent_and_with_the_anchor(tmp_path):
@@ -434,6 +447,28 @@ async def test_without_learning_a_drift_asks_for_nothing(tmp_path):
     scene = _Scene(tmp_path, enabled=False)
     state = dataclasses.replace(scene.state, slot=1001, drift_due=1000)
     assert (await scene.learning.step(state)).pending is None
+
+
+async def test_where_there_are_no_updates_a_drift_asks_for_a_retrain_at_once(tmp_path):
+    periodic = {"strategy": "periodic", "lookback_days": 2, "gate_holdout_hours": 6}
+    scene = _Scene(tmp_path, update_window="05:00-08:00", **periodic)
+    drifted = {"drift_due": 1100, "drift_since": 1100 - 4 * HOUR}
+    state = dataclasses.replace(scene.state, slot=1101, **drifted)
+    after = await scene.learning.step(state)
+    assert (after.pending.kind, after.pending.drift, after.drift_due) == ("retrain", 1100, None)
+    assert after.last_full_slot == 1101
+    await scene.learning.step(dataclasses.replace(after, slot=1102))  # takes the training in
+    [(_, windows, exams)] = scene.trainer.asked
+    before = 1101 - 4 * HOUR - scene.settings.horizon  # what came since is held out, no more
+    assert (windows["as_of"], windows["holdout_hours"]) == (before, 4)
+    assert (exams["as_of"], exams["hours"]) == (before, 4)
+
+
+async def test_a_drift_of_before_the_champion_learned_asks_for_nothing(tmp_path):
+    scene = _Scene(tmp_path)
+    state = dataclasses.replace(scene.state, slot=999, drift_due=998)
+    state = await scene.learning.step(state)
+    assert (state.pending, state.drift_due) == (None, None)
 
 
 async def test_after_a_drift_of_the_fleet_only_what_came_since_is_held_out(tmp_path):

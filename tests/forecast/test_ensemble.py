@@ -227,6 +227,16 @@ def test_another_version_under_the_same_name_changes_no_bit_where_only_the_champ
     assert Weights.unpack(promoted.pack()).versions == (8, None)
 
 
+def test_weights_stored_before_slots_were_counted_are_read():
+    weights = earned()
+    header, arrays = unpack("weights", weights.pack())
+    older = {name: array for name, array in arrays.items() if name != "slots"}
+    old = Weights.unpack(pack("weights", header, older))
+    assert old.slots.shape == weights.slots.shape
+    assert not old.slots.any()
+    np.testing.assert_array_equal(old.regret, weights.regret)
+
+
 def test_weights_stored_before_versions_had_records_are_read():
     weights = earned()
     header, arrays = unpack("weights", weights.pack())

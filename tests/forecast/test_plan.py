@@ -253,6 +253,19 @@ def test_learning_off_needs_no_cpu_for_updates():
     assert updates == [0.0]
 
 
+def test_the_periodic_strategy_needs_retrains_and_no_updates():
+    online = {"enabled": True, "strategy": "periodic", "lookback_days": 5}
+    periodic, usual = (
+        plan_of(config_of(online_learning=one)).to_json() for one in (online, {"enabled": True})
+    )
+    kind = "cpu_seconds_per_step"
+    assert (periodic[f"{kind}.updates"], usual[f"{kind}.retrains"]) == (0, 0)
+    assert periodic[f"{kind}.retrains"] > 0
+    assert periodic["disk_mb_per_day.versions"] == pytest.approx(
+        usual["disk_mb_per_day.versions"] / 24, rel=0.05
+    )
+
+
 def test_slower_rates_need_more_cpu():
     config = config_of()
     fast, slow = plan_of(config, Rates(1e-4, 1e-3)), plan_of(config, Rates(1e-3, 1e-2))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from forecast.errors import StateError
+from forecast.events import Event
 from forecast.schema import Metric, Schema
 from forecast.storage import Disk
 from forecast.windows import RawWindows
@@ -224,3 +225,39 @@ def test_after_a_change_of_schema_old_windows_have_a_gap_or_are_let_go(buffer, t
         longer = rehearsal(buffer, tmp_path, horizon=4)
     assert len(longer.table) == 0
     assert "begins anew" in caplog.text
+
+
+def _masked_buffer(*events):
+    made = buffer_of(history_days=2)
+    for begin in range(0, 2 * DAY, 96):
+        made.append(f"r-{begin}", steady(SERVERS, range(begin, begin + 96)))
+    made.events.tell(events)
+    return made
+
+
+def test_windows_in_the_table_lose_labels_that_were_masked_later_also_of_a_server_that_left():
+    buffer = _masked_buffer()
+    made = rehearsal(buffer)
+    learned(made, range(4))
+    buffer.events.tell([Event("e1", "incident", 0, None, servers=("a",))])
+    buffer._intake.roster.forget("a")  # as when there is room for no other new server
+    known = buffer.closed_slot + 1
+    got = draw(made, 4, known_at=known)
+    old = got.select(got.replayed)
+    hidden = np.isnan(old.values[:, old.context :]).all((1, 2))
+    assert hidden.tolist() == [name == "a" for name in old.servers]
+    assert 0 < hidden.sum() < len(old)
+
+
+def test_where_the_whole_fleet_is_masked_the_table_alone_teaches():
+    buffer = _masked_buffer()
+    made = rehearsal(buffer)
+    learned(made, range(3))
+    since = 250 * 300_000  # ms
+    buffer.events.tell([Event("e1", "incident", since, None)])
+    known = buffer.closed_slot + 1
+    got = draw(made, 9, hours=2, known_at=known)
+    assert got.replayed.all()
+    assert 0 < len(got) <= 9
+    made.report("update-9", np.ones(len(got), np.float32))
+    assert len(draw(made, 10, hours=2, known_at=known)) <= 9

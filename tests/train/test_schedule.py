@@ -69,9 +69,11 @@ def test_a_retrain_goes_before_an_update_and_waits_for_quiet_hours_too():
     assert rules.due(night, last=night - HOUR, last_full=noon) == "update"
 
 
-def test_without_updates_there_are_retrains_alone_even_in_a_drift():
+def test_without_updates_there_are_retrains_alone_and_at_once_in_a_drift():
     rules = schedule(every=0, retrain_every=24 * HOUR)
-    assert rules.due(MIDNIGHT, last=0, last_full=MIDNIGHT - 1, urgent=True) is None
+    assert rules.due(MIDNIGHT, last=0, last_full=MIDNIGHT - 1) is None
+    assert rules.due(MIDNIGHT, last=0, last_full=MIDNIGHT - 1, urgent=True) == "retrain"
+    assert rules.due(MIDNIGHT, last=MIDNIGHT, last_full=0, urgent=True) == "retrain"
     assert rules.due(MIDNIGHT, last=0, last_full=MIDNIGHT - 24 * HOUR) == "retrain"
 
 

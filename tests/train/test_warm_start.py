@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from forecast.artifact import Artifact, pack, unpack
 from forecast.model import Model, build
@@ -40,10 +41,14 @@ def trainer() -> Trainer:
     )
 
 
-def champion(of=None) -> Artifact:
+def champion(of=None, *, adapted=False) -> Artifact:
     given = of or spec()
+    model = Model(given, build(given, seed=1))
+    if adapted:
+        model.adapter = model.fresh_adapter()
+        torch.nn.init.constant_(model.adapter.weight, 0.1)
     return pack(
-        Model(given, build(given, seed=1)),
+        model,
         fingerprint=SCHEMA.fingerprint(),
         lineage={"kind": "base"},
         metrics={},
@@ -67,6 +72,14 @@ def test_a_warm_retrain_begins_from_the_champion_keeps_its_roles_and_goes_slowly
     assert made.manifest["lineage"]["start"] == "warm"
     assert made.manifest["metrics"]["learning_rate"] == pytest.approx(1e-7)
     assert unpack(made, fingerprint=None, precision=None).spec.window.roles == roles
+
+
+def test_from_a_champion_with_an_adapter_its_network_alone_goes_on_and_the_lineage_says_so():
+    known = champion(adapted=True)
+    made = trainer().train_base(JOB, windows(), windows(16, first=10_060), known).artifact
+    assert distance(made, known) < 1e-5
+    assert made.manifest["lineage"]["start"] == "warm, without the adapter"
+    assert unpack(made, fingerprint=None, precision=None).adapter is None
 
 
 def test_from_a_champion_of_another_network_it_begins_from_nothing():

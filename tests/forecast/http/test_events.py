@@ -117,6 +117,17 @@ async def test_events_come_in_pages_by_their_start():
     assert await kinds_of("kind=incident") == ["incident"]
 
 
+async def test_what_is_kept_can_always_be_listed_page_by_page():
+    service = EventService()
+    longest = {**OUTAGE, "id": "x" * 512, "start": 0}
+    half = {**OUTAGE, "id": "e2", "note": "\ud800"}  # half of a pair: JSON may hold it, UTF-8 not
+    told = (await send(service, "POST", EVENTS, [half, longest, OUTAGE])).json()
+    assert [(one["index"], one["reason"]) for one in told["rejected"]] == [(0, "malformed")]
+    first = (await send(service, "GET", f"{EVENTS}?limit=1")).json()
+    then = (await send(service, "GET", f"{EVENTS}?after={first['next_after']}")).json()
+    assert [one["id"] for one in first["events"] + then["events"]] == [longest["id"], "e1"]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "kind"),
     [

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from forecast.artifact import Artifact, pack, unpack
-from forecast.errors import ArtifactError, TrainingError
+from forecast.errors import ArtifactError, NothingNew, TrainingError
 from forecast.fast.serving import Precision as ServingPrecision
 from forecast.fit import Fit
 from forecast.model import Model, ModelSpec
@@ -129,10 +129,11 @@ class Trainer:
     def update(self, job: UpdateJob, champion: Artifact, windows: RawWindows) -> Result:
         """A challenger from the champion; raises TrainingError when it did not stay finite.
 
-        Raises NothingNew when active learning finds too little to learn.
+        Raises NothingNew without a window (the fleet may be under maintenance), and when active
+        learning finds too little to learn.
         """
         if not windows.servers:
-            raise TrainingError(f"{job.update_id}: no training windows")
+            raise NothingNew(f"{job.update_id}: no training windows")
         parent = unpack(champion, fingerprint=None, precision=None)
         choice = self._choice(parent, champion, windows)
         learned = windows if choice is None else windows.select(choice.rows)

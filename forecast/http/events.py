@@ -308,7 +308,7 @@ async def _tree(request: Request) -> Any:  # noqa: ANN401
     """The JSON in the body; raises UnsupportedMedia, TooLarge, RequestError."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != JSON:
-        raise UnsupportedMedia(f"events come as {JSON}, not {kind!r:.80}")
+        raise UnsupportedMedia(f"the body comes as {JSON}, not {kind!r:.80}")
     body = await read_body(request, _MOST_BYTES)
     try:
         return json.loads(body)

@@ -49,7 +49,8 @@ def oracle_model(config: Config, replay: Replay, from_slot: int) -> Artifact:
     since = (end - from_slot) // settings.per_hour - settings.holdout_hours
     if since < 1:
         raise DataError("the stream ends too early after its first drift to train an oracle")
-    return base_at(config, history, end, settings.seed, hours=since, told=replay.start_slot - 1)
+    told = history_of(config, replay).closed_slot  # where every other base stands
+    return base_at(config, history, end, settings.seed, hours=since, told=told)
 
 
 def cached_base(config: Config, replay: Replay, cache: Path | None) -> tuple[Artifact, bool]:

@@ -29,6 +29,8 @@ from serve_app import build
 _CALM_READERS, _CALM_PAUSE_S = 4, 0.25
 _SWAP_READERS = 280
 _SWAPS_UNDER_LOAD = 2
+_SETTLES_S = 15.0
+"""After a rush, until answers come as fast as before it."""
 _HORIZONS = (1, 6, 12)
 
 
@@ -97,14 +99,16 @@ def _stream(session: Session, url: str, slots: int, figures: dict[str, Any]) -> 
     readers.start()
     began, end = time.monotonic(), min(replay.start_slot + slots, replay.end_slot)
     periods: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
-    since = began
+    since = settled = began
     for slot, status in session.stream(replay.start_slot, end):
         seen = len(readers.account.first_seen)
         pending = (status.get("controller") or {}).get("pending")
         rush = pending is not None and seen <= _SWAPS_UNDER_LOAD
         readers.rush(_SWAP_READERS if rush else 0)
         now = time.monotonic()
-        if seen > _SWAPS_UNDER_LOAD:  # the rush is over, and it would count for the updates alone
+        if seen <= _SWAPS_UNDER_LOAD:
+            settled = now + _SETTLES_S
+        elif since >= settled:  # a rush, and what it leaves behind, would count for one side alone
             periods[pending is not None].append((since, now))
         since = now
         if (slot - replay.start_slot) % 72 == 71:

@@ -70,9 +70,9 @@ class Learning:
         if state.pending is None and (pending := await self._startable(state)) is not None:
             told = {"update_id": pending.update_id, "slot": slot}
             log.info("%s is due", pending.update_id, extra=told)
-            full = slot if pending.kind in _FULL else state.last_full_slot
-            state = replace(state, pending=pending, last_update_slot=slot, last_full_slot=full)
-            state = replace(state, drift_due=None)
+            state = replace(state, pending=pending, last_update_slot=slot, drift_due=None)
+            if pending.kind in _FULL:
+                state = replace(state, last_full_slot=slot)
         if state.pending is None:
             return state
         if await self._registry.verdict.remote(state.pending.update_id) is not None:
@@ -168,14 +168,16 @@ class Learning:
     async def _train(self, pending: Pending) -> Any:
         settings, slot = self._settings, pending.asked_slot
         seed, known = settings.seed + slot, slot - settings.label_delay
+        held = self._held(pending)
         if pending.kind == "base":
-            windows = self._draw(slot, known, settings.history_hours, settings.base_windows, seed)
+            history, count = settings.history_hours, settings.base_windows
+            windows = self._draw(slot, known, history, count, seed, held)
             job = BaseJob(pending.update_id, slot, settings.seed)
-            return await self._trainer.train_base.remote(job, windows, self._holdout(slot, known))
+            exams = self._holdout(slot, known, held)
+            return await self._trainer.train_base.remote(job, windows, exams)
         if pending.kind == "retrain":
             # Its weights are chosen on validation windows, which therefore come before those on
             # which it is compared with the champion, and a horizon before.
-            held = pending.holdout_hours
             before = settings.before_holdout(known, held)
             lookback, count = settings.lookback_hours, settings.base_windows
             windows = self._draw(slot, before, lookback, count, seed, held)
@@ -184,51 +186,46 @@ class Learning:
             exams = self._holdout(slot, before, held)
             return await self._trainer.train_base.remote(job, windows, exams, start)
         assert pending.parent is not None
-        windows = self._lessons(pending, known, seed)
+        windows = self._lessons(pending, known, seed, held)
         drifted = pending.drift is not None
         update = UpdateJob(pending.update_id, slot, seed, pending.parent, drifted)
         champion = self._registry.load.remote(pending.parent)
         return await self._trainer.update.remote(update, champion, windows)
 
-    def _lessons(self, pending: Pending, as_of: int, seed: int) -> Any:
+    def _held(self, pending: Pending) -> int:
+        """Hours that are held out for the gate, and so from what is learned."""
+        hours = pending.holdout_hours
+        return self._settings.holdout_hours if hours is None else hours
+
+    def _lessons(self, pending: Pending, as_of: int, seed: int, held: int) -> Any:
         """A reference to an update's windows: of the sliding window, and of the replay table."""
         settings, slot = self._settings, pending.asked_slot
         hours, count = settings.window_hours, settings.windows_per_update
         if not settings.replay_ratio:
-            return self._draw(slot, as_of, hours, count, seed, pending.holdout_hours)
-        holdout = pending.holdout_hours
+            return self._draw(slot, as_of, hours, count, seed, held)
         return self._buffer.rehearse.remote(
             update_id=pending.update_id,
             as_of=as_of,
             hours=hours,
             count=count,
             seed=seed,
-            holdout_hours=settings.holdout_hours if holdout is None else holdout,
+            holdout_hours=held,
             known_at=slot,
             ratio=settings.replay_ratio,
         )
 
-    def _draw(
-        self, slot: int, as_of: int, hours: int, count: int, seed: int, holdout: int | None = None
-    ) -> Any:
-        """A reference to training windows that end before the holdout up to `as_of`.
+    def _draw(self, slot: int, as_of: int, hours: int, count: int, seed: int, held: int) -> Any:
+        """A reference to training windows that end before the `held` hours up to `as_of`.
 
         Masked by what is known at `slot`.
         """
         return self._buffer.draw.remote(
-            as_of=as_of,
-            hours=hours,
-            count=count,
-            seed=seed,
-            holdout_hours=self._settings.holdout_hours if holdout is None else holdout,
-            known_at=slot,
+            as_of=as_of, hours=hours, count=count, seed=seed, holdout_hours=held, known_at=slot
         )
 
-    def _holdout(self, slot: int, as_of: int, hours: int | None = None) -> Any:
-        settings = self._settings
-        hours = settings.holdout_hours if hours is None else hours
+    def _holdout(self, slot: int, as_of: int, hours: int) -> Any:
         return self._buffer.holdout.remote(
-            as_of=as_of, hours=hours, every=settings.horizon, known_at=slot
+            as_of=as_of, hours=hours, every=self._settings.horizon, known_at=slot
         )
 
     async def _start(self, champion: int | None) -> Artifact | None:
@@ -252,15 +249,13 @@ class Learning:
         """A training that failed or was skipped is put on record; the champion goes on."""
         told = {"update_id": pending.update_id, "slot": slot}
         if isinstance(error, NothingNew):
-            self.last_failure = None
+            kind, self.last_failure = "update_skipped", None
             log.info("%s skipped: %s", pending.update_id, error, extra=told)
-            detail = {"update_id": pending.update_id, "reason": str(error)}
-            await self._registry.note.remote("update_skipped", slot=slot, detail=detail)
-            return
-        self.last_failure = f"{pending.update_id} failed: {error}"
-        log.warning("%s", self.last_failure, extra=told)
+        else:
+            kind, self.last_failure = "update_failed", f"{pending.update_id} failed: {error}"
+            log.warning("%s", self.last_failure, extra=told)
         detail = {"update_id": pending.update_id, "reason": str(error)}
-        await self._registry.note.remote("update_failed", slot=slot, detail=detail)
+        await self._registry.note.remote(kind, slot=slot, detail=detail)
 
     async def _conclude(self, pending: Pending, slot: int, result: Result) -> None:
         """Gate the challenger and put the verdict on record."""
@@ -281,7 +276,7 @@ class Learning:
         anchor = None if serves is None else registry.anchor
         evidence = await self._trainer.judge.remote(
             result.artifact,
-            self._holdout(slot, slot - self._settings.label_delay, pending.holdout_hours),
+            self._holdout(slot, slot - self._settings.label_delay, self._held(pending)),
             None if serves is None else self._registry.load.remote(serves),
             None if anchor == serves else await self._readable(anchor),
             pending.kind == "update" and serves == pending.parent,

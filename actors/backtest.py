@@ -141,13 +141,13 @@ async def backtest(
     }
 
 
-def tally_of(config: Config, replay: Replay) -> Tally:
-    """An empty tally of the streamed slots."""
+def tally_of(config: Config, replay: Replay, day_slots: int | None = None) -> Tally:
+    """An empty tally of the streamed slots, by UTC day unless its days are to be shorter."""
     return Tally(
         targets=config.panel.targets,
         levels=config.panel.quantiles,
         horizon=config.panel.horizon_slots,
-        day_slots=slots_per_day(config.panel.step),
+        day_slots=day_slots or slots_per_day(config.panel.step),
         since=replay.start_slot,
     )
 

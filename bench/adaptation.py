@@ -26,6 +26,7 @@ from forecast.tally import Tally
 
 _MEAN_HOURS, _STAY_HOURS, _WITHIN = 6, 12, 1.1
 _DAY_HOURS = 24
+FIGURES = ("headroom", "closed", "adaptation_h", "never_adapted", "revisit_ratio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,27 @@ class Hours:
         """WQL over these hours, the mean over targets; NaN when nothing was compared."""
         found = known_mean(Score(sums_ETF.sum(0), self.levels).wql)
         return math.nan if found is None else found
+
+
+def figures(
+    row: Hours, frozen: Hours, oracle: Hours | None, drifts: Sequence[Change]
+) -> dict[str, float | None]:
+    """All of `FIGURES`; None without an oracle to compare with, or where there is no number."""
+    told: dict[str, float | None] = dict.fromkeys(FIGURES)
+    told["revisit_ratio"] = revisit(row, frozen, drifts)
+    if oracle is None:
+        return told
+    told["headroom"] = headroom(frozen, oracle, drifts)
+    told["closed"] = closed(row, frozen, oracle, drifts)
+    if hours := adaptation(row, oracle, drifts):
+        told["adaptation_h"] = finite(float(np.median(hours)))
+        told["never_adapted"] = float(np.isinf(hours).sum())
+    return told
+
+
+def finite(value: float) -> float | None:
+    """The number; None where it is none: JSON knows no infinity."""
+    return value if np.isfinite(value) else None
 
 
 def closed(row: Hours, frozen: Hours, oracle: Hours, drifts: Sequence[Change]) -> float | None:

@@ -15,7 +15,6 @@ import json
 import os
 import sys
 import time
-import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from actors import arguments
-from bench import scenarios
 from bench.drift_losses import Losses, config_of, losses_of
+from bench.scenarios import Scenario, scenario
+from forecast.clock import slots_per_day
 from train.detector import Floats
 from train.detectors import KINDS
 from train.drift import Drift
@@ -55,11 +55,11 @@ def main() -> int:
     data = options.data or Path(os.environ["FLEETCAST_DATA"])
     kinds = [options.detector] if options.quick else list(KINDS)
     for stream in ("natural", "drift"):
-        scenario = scenarios.scenario(stream, data=data)
-        losses = losses_of(scenario, forecasts=not options.quick)
-        rules = arguments.drift_rules(config_of(scenario))
+        played = scenario(stream, data=data)
+        losses = losses_of(played, forecasts=not options.quick)
+        rules = arguments.drift_rules(config_of(played))
         for kind in kinds:
-            found = _real(stream, losses, replace(rules, detector=kind))
+            found = _real(played, losses, replace(rules, detector=kind))
             told |= {f"{kind}_{name}": value for name, value in found.items()}
             print(kind, stream, json.dumps(found), file=sys.stderr)
     told["step_ms_of_3000_servers"], told["block_ms_of_3000_servers"] = _cost(rules)
@@ -139,33 +139,32 @@ def _between_alarms(kind: str, x_WN: Floats) -> int:
     return watched * _BLOCK // max(1, alarms)
 
 
-def _real(stream: str, losses: Losses, rules: DriftRules) -> dict[str, Any]:
+def _real(stream: Scenario, losses: Losses, rules: DriftRules) -> dict[str, Any]:
     """Alarms on a real stream, and how many of the scenario's drifts were found within a day."""
     drift = losses.watched(Drift(rules, kept=_MANY_ALARMS))
-    day = 86_400 // rules.step_seconds
+    day = slots_per_day(rules.step_seconds)
     begin, days = losses.start_slot, (len(losses.actuals) - losses.start) / day
     alarms = [alarm for alarm in drift.alarms if alarm.slot >= begin]
-    changes = _changes(stream)
-    changed = {losses.servers[place] for place, _ in changes}
+    changes = [(server, one.from_slot) for one in stream.drifts for server in one.servers]
+    changed = {server for server, _ in changes}
     calm = len(losses.servers) - len(changed)
     told = sum(server not in changed for alarm in alarms for server in alarm.servers)
     wide = sum(alarm.fleet_wide for alarm in alarms)
     found = {
-        f"{stream}_fleet_alarms_a_month": round(wide * _MONTH_DAYS / days, 2),
-        f"{stream}_alarms_a_month_and_calm_server": round(told * _MONTH_DAYS / days / calm, 2),
+        f"{stream.name}_fleet_alarms_a_month": round(wide * _MONTH_DAYS / days, 2),
+        f"{stream.name}_alarms_a_month_and_calm_server": round(told * _MONTH_DAYS / days / calm, 2),
     }
     if not changes:
         return found
     seen, delays = 0, []
-    for place, from_day in changes:
-        since = losses.first_slot + round(from_day * day)
-        at = since - losses.first_slot
+    for server, since in changes:
+        at, place = since - losses.first_slot, losses.servers.index(server)
         silent = not np.isfinite(losses.actuals[at : at + day, place]).any()
         seen += not silent
         when = [
             alarm.slot + 1 - since
             for alarm in alarms
-            if alarm.slot >= since and losses.servers[place] in alarm.servers
+            if alarm.slot >= since and server in alarm.servers
         ]
         if when and min(when) <= day:
             delays.append(min(when) * rules.step_seconds / 3600)
@@ -175,16 +174,6 @@ def _real(stream: str, losses: Losses, rules: DriftRules) -> dict[str, Any]:
         "drifts_found_within_a_day": len(delays),
         "hours_until_found": round(float(np.median(delays)), 1) if delays else None,
     }
-
-
-def _changes(stream: str) -> list[tuple[int, float]]:
-    """The servers that a scenario changes, by place, and from which day on."""
-    plan = tomllib.loads(Path(scenarios.__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-    return [
-        (place, float(change["from_day"]))
-        for change in plan[stream].get("changes", [])
-        for place in change["servers"]
-    ]
 
 
 def _cost(rules: DriftRules, servers: int = 3000) -> tuple[float, float]:

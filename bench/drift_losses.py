@@ -16,14 +16,12 @@ import numpy as np
 
 from actors import arguments
 from actors.settings import Settings
-from bench.losses import filled
 from bench.scenarios import Scenario
+from bench.whole_stream import filled, issued
 from forecast.config import Config
 from forecast.config_files import load
 from forecast.ledger import Ledger, StepReport
-from forecast.members import MemberTables, blocks_of_record
 from forecast.metrics import Float64Array
-from train import expert
 from train.buffer import Buffer
 from train.drift import Drift
 
@@ -102,23 +100,7 @@ def _reports(
     given = arguments.ledger(config)
     kept = {name: given[name] for name in ("targets", "levels", "horizon", "step_seconds")}
     ledger = Ledger(path=None, retain_slots=settings.horizon, save_every=1, **kept)
-    members, tables, hour = settings.members(), None, -1
-    for slot in range(start, end):
+    for slot, _, blocks in issued(buffer, settings, settings.members(), range(start, end)):
         yield ledger.score(slot, *buffer.actuals(slot))
-        if tables is None or slot // settings.per_hour != hour:
-            hour = slot // settings.per_hour
-            as_of, levels = hour * settings.per_hour, settings.levels
-            residuals = buffer.residuals(as_of=as_of, hours=settings.window_hours, levels=levels)
-            tables = MemberTables(residuals, expert.fit(buffer.examples(as_of=as_of), levels))
-        raw = buffer.fleet(slot)
-        blocks = blocks_of_record(
-            raw,
-            slot=slot,
-            members=members,
-            tables=tables,
-            schema=settings.schema,
-            levels=settings.levels,
-            ready=np.ones(len(raw), bool),
-        )
         ledger.issue([block for block in blocks if block.member in (SERVED, NAIVE)])
     ledger.close()

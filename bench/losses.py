@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors import arguments
-from actors.offline import fill
 from actors.trainer import make_trainer
 from bench.online_base import base_at
+from bench.whole_stream import filled
 from connect.replay import Replay, from_file
 from forecast.artifact import Artifact, unpack
-from forecast.clock import slots_per_day
 from forecast.config import Config
 from forecast.config_files import load
 from forecast.fit import Fit
@@ -81,14 +80,6 @@ def level(losses: Losses, model: str) -> float:
     found, _ = wql(losses, model)
     assert found is not None
     return found
-
-
-def filled(config: Config, replay: Replay) -> Buffer:
-    """A buffer in memory with the whole stream: what is read as of a slot knows no later one."""
-    days = -(-(replay.end_slot - replay.first_slot) // slots_per_day(config.panel.step))
-    buffer = Buffer(**{**arguments.stream(config), "directory": None, "history_days": days + 8})
-    fill(buffer, config, replace(replay, start_slot=replay.end_slot))
-    return buffer
 
 
 def _versions(

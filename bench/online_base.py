@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from actors import arguments
 from actors.offline import history_of
 from actors.trainer import make_trainer
+from bench.whole_stream import filled
 from connect.replay import Replay
 from forecast.artifact import Artifact
 from forecast.canonical import plain
@@ -39,10 +39,7 @@ def oracle_model(config: Config, replay: Replay, from_slot: int) -> Artifact:
 
     Its manifest says that it was trained before the stream, so that it serves from its start.
     """
-    whole = replace(replay, start_slot=replay.end_slot)
-    days = (replay.end_slot - replay.first_slot) * config.panel.step // 86400 + 2
-    kept = config.buffer.model_copy(update={"history_days": days})
-    history = history_of(config.model_copy(update={"buffer": kept}), whole)
+    history = filled(config, replay)
     end, settings = history.closed_slot, arguments.settings(config)
     if end is None:
         raise DataError("no slot of the stream is closed: there is nothing to learn from")

@@ -204,13 +204,7 @@ def _hours(config: Config, stream: Scenario) -> Restricted | None:
     named = {name for drift in stream.drifts for name in drift.servers}
     if not named:
         return None
-    tally = Tally(
-        targets=config.panel.targets,
-        levels=config.panel.quantiles,
-        horizon=config.panel.horizon_slots,
-        day_slots=max(1, 3600 // config.panel.step),
-        since=stream.replay.start_slot,
-    )
+    tally = tally_of(config, stream.replay, day_slots=max(1, 3600 // config.panel.step))
     span = (stream.replay.start_slot, stream.replay.end_slot)
     return Restricted(tally, Scored(tuple(sorted(named)), *span))
 

@@ -83,6 +83,7 @@ class Table:
     ) -> None:
         self._outcomes, self._scale, self._seed = tuple(outcomes), scale, seed
         self.rows, self._drifts = tuple(rows), tuple(drifts)
+        self._known_hours: dict[Row, Hours | None] = {}
         self.levels = self._outcomes[0].tally.levels if self._outcomes else ()
 
     def member(self, row: Row) -> str | None:
@@ -179,32 +180,30 @@ class Table:
     def _adapted(self, row: Row) -> dict[str, float | None]:
         """How the row stands to drifts; None without one, or without what it is compared with."""
         mine, frozen, oracle = (self._hours(each) for each in (row, FROZEN, ORACLE))
-        horizon = self._outcomes[0].tally.horizon
-        drifts = self._drifts
         told: dict[str, float | None] = dict.fromkeys(ADAPTED)
         if mine is None or frozen is None:
             return told
-        after = adaptation.days_after(mine, drifts, -(-horizon // mine.slots))
+        horizon = self._outcomes[0].tally.horizon
+        after = adaptation.days_after(mine, self._drifts, -(-horizon // mine.slots))
         if len(after):
-            told["coverage_after"] = finite(float(np.nanmin(self._coverage(after))))
-        told["revisit_ratio"] = adaptation.revisit(mine, frozen, drifts)
-        if oracle is None:
-            return told
-        hours = adaptation.adaptation(mine, oracle, drifts)
-        told["headroom"] = adaptation.headroom(frozen, oracle, drifts)
-        told["closed"] = adaptation.closed(mine, frozen, oracle, drifts)
-        if hours:
-            told["adaptation_h"] = finite(float(np.median(hours)))
-            told["never_adapted"] = float(np.isinf(hours).sum())
-        return told
+            told["coverage_after"] = adaptation.finite(float(np.nanmin(self._coverage(after))))
+        return {**told, **adaptation.figures(mine, frozen, oracle, self._drifts)}
 
     def _hours(self, row: Row) -> Hours | None:
-        """Hour by hour, of the servers that drift; None when the row was not run."""
-        member = self.member(row)
-        if member is None:
-            return None
-        runs = [one.hours for one in self._outcomes if one.run == row.run and one.hours is not None]
-        return Hours.together([Hours.of(each, member) for each in runs]) if runs else None
+        """Hour by hour, of the servers that drift; None when the row was not run.
+
+        Every row is compared with the same two: theirs are added up once.
+        """
+        if row not in self._known_hours:
+            member = self.member(row)
+            mine = [one for one in self._outcomes if one.run == row.run]
+            found = (
+                []
+                if member is None
+                else [Hours.of(one.hours, member) for one in mine if one.hours is not None]
+            )
+            self._known_hours[row] = Hours.together(found) if found else None
+        return self._known_hours[row]
 
     def _coverage(self, sums: Float64Array) -> Float64Array:
         """The share inside the central interval of 0.8 (else the widest) of sums [N, F]."""
@@ -243,7 +242,7 @@ class Table:
         return (None, None) if worst is None else (found[worst], worst)
 
 
-ADAPTED = ("coverage_after", "headroom", "closed", "adaptation_h", "never_adapted", "revisit_ratio")
+ADAPTED = ("coverage_after", *adaptation.FIGURES)
 _DRIFTED = ("coverage_after", "closed")
 FROZEN = next(row for row in ROWS if row.name == "frozen")
 ORACLE = next(row for row in ROWS if row.name == "oracle")
@@ -277,7 +276,7 @@ def line(table: Table, about: Mapping[str, Any]) -> dict[str, Any]:
         told[name] = default.get(name)
     for name, figures in every.items():
         for key in ("wql", "mae", "mase", "gain", "coverage_error", "cpu_s", *_DRIFTED):
-            told.setdefault(f"{name}_{key}", None if figures is None else figures.get(key))
+            told.setdefault(f"{name}_{key}", None if figures is None else figures[key])
     counted = {figures["n"] for figures in every.values() if figures is not None}
     told["same_cells"] = len(counted) <= 1
     told["promoted"], told["updates"] = default.get("promoted"), default.get("updates")
@@ -303,11 +302,6 @@ def paired_gain(
     ]
     low, high = np.quantile(1 - resampled[0] / resampled[1], _INTERVAL)
     return float(gain), float(low), float(high)
-
-
-def finite(value: float) -> float | None:
-    """The number; None where it is none: JSON knows no infinity."""
-    return value if np.isfinite(value) else None
 
 
 def mean_wql(sums_BTF: Float64Array, levels: Sequence[float]) -> Float64Array:

@@ -24,21 +24,20 @@ import numpy as np
 import torch
 
 from actors import arguments
-from actors.settings import Settings
-from bench.losses import TARGETS, filled
+from bench.losses import TARGETS
 from bench.online_base import base_at
 from bench.online_table import mean_wql, paired_gain
+from bench.whole_stream import filled, issued
 from connect.replay import Replay, from_file
 from forecast.clock import slots_per_day
 from forecast.config import Config
 from forecast.config_files import load
 from forecast.ensemble import Rule, Weights, by_rule, combine
-from forecast.members import Members, MemberTables, blocks_of_record
+from forecast.members import Members
 from forecast.metrics import Float64Array, cell_sums, sums_width
 from forecast.places import aligned
 from forecast.record import CHAMPION, Float32Array
 from forecast.windows import RawWindows
-from train import expert
 from train.buffer import Buffer
 
 _HISTORIES = (3, 5, 7)
@@ -119,21 +118,8 @@ def _record(data: Path, targets: str, servers: int, days: float, seed: int) -> t
     members = _versions(config, buffer, replay, seed)
     names = tuple(f"v{at + 1}" for at in range(len(_HISTORIES)))
     found, came = [], []
-    hour, tables = -1, None
-    for slot in range(replay.start_slot - 1, replay.end_slot - settings.horizon):
-        if slot // settings.per_hour != hour or tables is None:
-            hour = slot // settings.per_hour
-            tables = _tables(buffer, hour * settings.per_hour, settings)
-        raw = buffer.fleet(slot)
-        blocks = blocks_of_record(
-            raw,
-            slot=slot,
-            members=members,
-            tables=tables,
-            schema=settings.schema,
-            levels=settings.levels,
-            ready=np.ones(len(raw), bool),
-        )
+    slots = range(replay.start_slot - 1, replay.end_slot - settings.horizon)
+    for slot, raw, blocks in issued(buffer, settings, members, slots):
         asked = [members.request(raw, version) for version in range(1, len(names) + 1)]
         experts = [block for block in blocks if block.member != CHAMPION]
         found.append(np.stack([*members.predict(asked), *(block.values for block in experts)]))
@@ -161,11 +147,6 @@ def _versions(config: Config, buffer: Buffer, replay: Replay, seed: int) -> Memb
         members.load(version, base_at(config, buffer, slot, seed))
     members.swap(len(_HISTORIES))
     return members
-
-
-def _tables(buffer: Buffer, slot: int, settings: Settings) -> MemberTables:
-    residuals = buffer.residuals(as_of=slot, hours=settings.window_hours, levels=settings.levels)
-    return MemberTables(residuals, expert.fit(buffer.examples(as_of=slot), settings.levels))
 
 
 def _came(buffer: Buffer, slot: int, raw: RawWindows) -> Float32Array:

@@ -102,7 +102,6 @@ class Buffer:
             context=context,
             horizon=horizon,
         )
-        self.events = EventBook(self._intake, hold_s=deploy_hold_s)
         self._requests = Requests()
         self._log: SegmentLog | None = None
         if directory is not None:
@@ -113,8 +112,9 @@ class Buffer:
                 about=snapshot.about(schema),
                 disk=disk,
             )
+        self.events = EventBook(self._intake, self._log, hold_s=deploy_hold_s)
+        if self._log is not None:
             self._restore(self._log)
-        self.events.log = self._log
 
     def append(self, request_id: str, block: SampleBlock) -> AppendReport:
         """Write a block of samples and make sure of it; raises as `write` and `sync` do."""

@@ -241,11 +241,11 @@ class Buffer:
         """The baselines' residual quantiles, from the last `hours` and the day before them."""
         return residuals_of(
             self._intake,
-            self.events,
             as_of=as_of,
             slots=self._slots(hours),
             levels=levels,
             horizon=self._horizon,
+            masker=self.events.masker(as_of),
         )
 
     def examples(self, *, as_of: int) -> Examples:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.params import Depends as Dependency
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from forecast.errors import RequestError, TooLarge, UnknownEvent, Unprocessable, UnsupportedMedia
+from forecast.errors import RequestError, TooLarge, UnknownEvent, Unprocessable
 from forecast.events import Event, EventReport, Kind, Told, read_events
 from forecast.http.api import Answer, json_body, rfc3339
-from forecast.http.bodies import read_body, request_id
-from forecast.http.ingest import JSON
+from forecast.http.bodies import read_json, request_id
+from forecast.http.ingest import JSON, listed
 from forecast.http.queries import Asked, Name
 from forecast.http.service import Service
 from forecast.rows import LONGEST_NAME
@@ -295,10 +295,7 @@ def _parsed(after: str) -> tuple[int, str]:
 
 
 async def _items(request: Request) -> list[object]:
-    tree = await _tree(request)
-    items = tree.get("events") if isinstance(tree, Mapping) and set(tree) == {"events"} else tree
-    if not isinstance(items, list):
-        raise RequestError('the body must be {"events": [...]} or a list of events')
+    items = listed(await _tree(request), "events")
     if len(items) > _MOST_EVENTS:
         raise TooLarge(f"{len(items)} events in one request, the limit is {_MOST_EVENTS}")
     return items
@@ -306,10 +303,7 @@ async def _items(request: Request) -> list[object]:
 
 async def _tree(request: Request) -> Any:  # noqa: ANN401
     """The JSON in the body; raises UnsupportedMedia, TooLarge, RequestError."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != JSON:
-        raise UnsupportedMedia(f"the body comes as {JSON}, not {kind!r:.80}")
-    body = await read_body(request, _MOST_BYTES)
+    body = await read_json(request, _MOST_BYTES)
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:

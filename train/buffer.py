@@ -83,7 +83,7 @@ class Buffer:
     ) -> None:
         self._schema = schema
         self._context, self._horizon = context, horizon
-        self._targets = np.array([schema.names.index(target) for target in schema.targets])
+        self._targets = np.array(schema.target_columns)
         self._snapshot_every = snapshot_every_bytes
         self._snapshot_at = snapshot_every_bytes
         self._intake = Intake(

@@ -25,9 +25,8 @@ def residuals_of(
     history = intake.grid.gather(intake.roster.rows(names), read)
     if masker is not None:
         history[masker(names, read)] = np.nan
-    targets = np.array([schema.names.index(target) for target in schema.targets])
     return residual_tables(
-        history[:, :, targets],
+        history[:, :, schema.target_columns],
         as_of=as_of,
         servers=names,
         targets=schema.targets,

@@ -247,8 +247,13 @@ def _client_options(command: Callable[P, None]) -> Callable[P, None]:
     return click.option("--url", default=_URL, envvar="FLEETCAST_URL", show_default=True)(command)
 
 
+def _client(url: str, token: str | None) -> closing[Client]:
+    """Who asks the running system, once: a person waits for the answer."""
+    return closing(Client.from_environment(url, token=token, patience_s=0.0))
+
+
 def _get(url: str, token: str | None, path: str) -> Any:
-    with closing(Client.from_environment(url, token=token, patience_s=0.0)) as client:
+    with _client(url, token) as client:
         return client.get(path)
 
 
@@ -297,7 +302,7 @@ def events(url: str, token: str | None) -> None:
 def rollback(to: int | None, reason: str, url: str, token: str | None) -> None:
     """Let an earlier version serve again; what came after it is withdrawn."""
     asked = {"to": to, "reason": reason}
-    with closing(Client.from_environment(url, token=token, patience_s=0.0)) as client:
+    with _client(url, token) as client:
         click.echo(json.dumps(client.post("/api/v1/rollout/rollback", asked)))
 
 

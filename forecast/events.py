@@ -30,8 +30,8 @@ MOST_EVENTS = 10_000
 _MOST_NAMES = 1000
 _LONGEST_NOTE = 2000
 _FIELDS = frozenset({"id", "kind", "servers", "roles", "start", "end", "note"})
-_TIMES = RowFields(server_labels=("server",), latest_ms=253_402_300_799_999)
-"""Reads times up to the year 9999: maintenance is announced before it begins."""
+_LATEST_MS = 253_402_300_799_999
+"""Times may lie up to the year 9999: maintenance is announced before it begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,15 +217,16 @@ def read_events(items: Sequence[object]) -> tuple[list[Event], list[Reject]]:
     ([('web',)], [(1, 'malformed')])
     """
     events, rejects = [], []
+    fields = RowFields(server_labels=("server",), latest_ms=_LATEST_MS)
     for index, item in enumerate(items):
         try:
-            events.append(_event(item))
+            events.append(_event(item, fields))
         except RowError as error:
             rejects.append(Reject(index, error.reason, error.detail))
     return events, rejects
 
 
-def _event(item: object) -> Event:
+def _event(item: object, fields: RowFields) -> Event:
     if not isinstance(item, Mapping):
         raise RowError("malformed", "an event must be an object")
     if unknown := sorted(set(map(str, item)) - _FIELDS):
@@ -233,8 +234,8 @@ def _event(item: object) -> Event:
     kind = item.get("kind")
     if kind not in KINDS:
         raise RowError("malformed", f"kind must be one of {', '.join(KINDS)}")
-    start = _time(item, "start")
-    end = None if item.get("end") is None else _time(item, "end")
+    start = fields.time_ms(item, "start")
+    end = None if item.get("end") is None else fields.time_ms(item, "end")
     if end is not None and end <= start:
         raise RowError("malformed", "end must lie after start")
     if kind == "holiday" and end is None:
@@ -247,13 +248,6 @@ def _event(item: object) -> Event:
     # Without an id the content names it, so that a repeated request is the same event.
     name = sha256(canonical(about.to_json()))[:16] if given is None else _word(given, "id")
     return replace(about, id=name)
-
-
-def _time(item: Mapping[Any, Any], field: str) -> int:
-    try:
-        return _TIMES.time_ms({"timestamp": item.get(field)})
-    except RowError as error:
-        raise RowError(error.reason, error.detail.replace("timestamp", field, 1)) from error
 
 
 def _names(item: Mapping[Any, Any], field: str) -> tuple[str, ...]:

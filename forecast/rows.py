@@ -42,23 +42,23 @@ class RowFields:
         self._times: dict[str, int] = {}
         self._zones: set[str] = set()
 
-    def time_ms(self, row: Mapping[Any, Any]) -> int:
-        """Epoch milliseconds of `timestamp`: ISO 8601 (UTC unless it says), or epoch seconds."""
-        given = row.get("timestamp")
+    def time_ms(self, row: Mapping[Any, Any], field: str = "timestamp") -> int:
+        """Epoch milliseconds of a field: ISO 8601 (UTC unless it says), or epoch seconds."""
+        given = row.get(field)
         if isinstance(given, str):
             time_ms = self._times.get(given)
             if time_ms is None:
-                time_ms = self._times[given] = _parse_time(given)
+                time_ms = self._times[given] = _parse_time(given, field)
         elif isinstance(given, (int, float)) and not isinstance(given, bool):
-            time_ms = _epoch_ms(given)
+            time_ms = _epoch_ms(given, field)
         else:
-            raise RowError("malformed", "timestamp must be ISO 8601 or epoch seconds")
+            raise RowError("malformed", f"{field} must be ISO 8601 or epoch seconds")
         if time_ms < 0:
-            raise RowError("malformed", f"timestamp {given!r:.40} lies before 1970")
+            raise RowError("malformed", f"{field} {given!r:.40} lies before 1970")
         if time_ms > self._latest_ms:
             late_s = (time_ms - self._latest_ms) / 1000
             raise RowError(
-                "future", f"timestamp {given!r:.40} is {late_s:.0f} s beyond the allowed clock skew"
+                "future", f"{field} {given!r:.40} is {late_s:.0f} s beyond the allowed clock skew"
             )
         return time_ms
 
@@ -88,21 +88,21 @@ class RowFields:
         return role or "", zone or ""
 
 
-def _parse_time(text: str) -> int:
+def _parse_time(text: str, field: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
         since = moment - datetime(1970, 1, 1, tzinfo=UTC)
     except (ValueError, OverflowError) as error:
-        raise RowError("malformed", f"timestamp {text!r:.40} is not ISO 8601") from error
+        raise RowError("malformed", f"{field} {text!r:.40} is not ISO 8601") from error
     return (since.days * 86_400 + since.seconds) * 1000 + since.microseconds // 1000
 
 
-def _epoch_ms(seconds: float) -> int:
+def _epoch_ms(seconds: float, field: str) -> int:
     # 1e11 s lie beyond the year 5000: beyond it, somebody sent milliseconds.
     if not abs(seconds) < 1e11:
-        raise RowError("malformed", f"timestamp {seconds!r:.40} is no number of epoch seconds")
+        raise RowError("malformed", f"{field} {seconds!r:.40} is no number of epoch seconds")
     return math.floor(seconds * 1000)
 
 

@@ -83,7 +83,7 @@ class Buffer:
     ) -> None:
         self._schema = schema
         self._context, self._horizon = context, horizon
-        self._targets = np.array([schema.names.index(target) for target in schema.targets])
+        self._targets = np.array(schema.target_columns)
         self._snapshot_every = snapshot_every_bytes
         self._snapshot_at = snapshot_every_bytes
         self._intake = Intake(
@@ -102,7 +102,6 @@ class Buffer:
             context=context,
             horizon=horizon,
         )
-        self.events = EventBook(self._intake, hold_s=deploy_hold_s)
         self._requests = Requests()
         self._log: SegmentLog | None = None
         if directory is not None:
@@ -113,8 +112,9 @@ class Buffer:
                 about=snapshot.about(schema),
                 disk=disk,
             )
+        self.events = EventBook(self._intake, self._log, hold_s=deploy_hold_s)
+        if self._log is not None:
             self._restore(self._log)
-        self.events.log = self._log
 
     def append(self, request_id: str, block: SampleBlock) -> AppendReport:
         """Write a block of samples and make sure of it; raises as `write` and `sync` do."""
@@ -241,11 +241,11 @@ class Buffer:
         """The baselines' residual quantiles, from the last `hours` and the day before them."""
         return residuals_of(
             self._intake,
-            self.events,
             as_of=as_of,
             slots=self._slots(hours),
             levels=levels,
             horizon=self._horizon,
+            masker=self.events.masker(as_of),
         )
 
     def examples(self, *, as_of: int) -> Examples:

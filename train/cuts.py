@@ -42,7 +42,7 @@ class Cutter:
         self._grid, self._roster, self._spread = grid, roster, spread
         self._schema = schema
         self._context, self._horizon = context, horizon
-        self._targets = np.array([schema.names.index(target) for target in schema.targets])
+        self._targets = np.array(schema.target_columns)
 
     def cut(
         self, servers: Sequence[str], origins: IntArray, *, labels: bool, as_of: int | None = None

@@ -19,15 +19,15 @@ _KEY = "events"
 
 
 class EventBook:
-    """The book of events of one buffer; `log` makes them durable once it is there.
+    """The book of events of one buffer; `log` makes them durable, None keeps them in memory.
 
     An event is known from the first slot on that was not closed when it came: the steps of closed
     slots may have been made already, or may be made again.
     """
 
-    def __init__(self, intake: Intake, *, hold_s: int) -> None:
+    def __init__(self, intake: Intake, log: SegmentLog | None, *, hold_s: int) -> None:
         """`hold_s` is how long after a deploy alarms are held, in seconds."""
-        self.log: SegmentLog | None = None
+        self._log = log
         self.events = Events()
         self._clock, self._roster, self._history = intake.clock, intake.roster, intake.history
         step_seconds = intake.schema.step_seconds
@@ -39,7 +39,7 @@ class EventBook:
         Raises Unprocessable when there is no room for them, StateError when they cannot be logged.
         """
         before = self.events
-        self._change([event.to_json() for event in events], [])
+        self._change(events, [])
         return tuple(self._report(event, before) for event in events)
 
     def withdraw(self, event_id: str) -> Told | None:
@@ -54,7 +54,8 @@ class EventBook:
         told = record.header.get(_KEY)
         if told is None:
             return False
-        self.events = self._applied(told["told"], told["withdrawn"], told["known"])
+        events = [Event.from_json(data) for data in told["told"]]
+        self.events = self._applied(events, told["withdrawn"], told["known"])
         return True
 
     def restore(self, stored: Iterable[Sequence[Any]]) -> None:
@@ -102,28 +103,29 @@ class EventBook:
         closed = self._clock.closed_slot
         return 0 if closed is None else max(0, closed + 1)
 
-    def _applied(self, told: Iterable[Any], withdrawn: Iterable[str], known: int) -> Events:
+    def _applied(self, told: Iterable[Event], withdrawn: Iterable[str], known: int) -> Events:
         oldest = (0 if self._clock.slot is None else self._clock.slot) - self._history
         book = self.events.since(oldest, step_ms=self._step_ms)
-        for data in told:
-            book = book.told(Event.from_json(data), slot=known)
+        for event in told:
+            book = book.told(event, slot=known)
         for event_id in withdrawn:
             book = book.withdrawn(event_id, slot=known)
         return book
 
-    def _change(self, told: list[Any], withdrawn: list[str]) -> None:
+    def _change(self, told: Sequence[Event], withdrawn: list[str]) -> None:
         known = self._known()
         after = self._applied(told, withdrawn, known)
         if after == self.events:
             return
         if len(after) > MOST_EVENTS:
             raise Unprocessable(f"{len(after)} events would be kept, the limit is {MOST_EVENTS}")
-        if self.log is not None:
-            record = {_KEY: {"told": told, "withdrawn": withdrawn, "known": known}}
-            self.log.write(Record(record, {}))
+        if self._log is not None:
+            data = [event.to_json() for event in told]
+            record = {_KEY: {"told": data, "withdrawn": withdrawn, "known": known}}
+            self._log.write(Record(record, {}))
         self.events = after
-        if self.log is not None:
-            self.log.sync()
+        if self._log is not None:
+            self._log.sync()
 
     def _report(self, event: Event, before: Events) -> EventReport:
         told, earlier = self.events.find(event.id), before.find(event.id)

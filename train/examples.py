@@ -77,7 +77,7 @@ def examples_of(
     count = slots // stride if names else 0
     begins = as_of - horizon - np.arange(len(names)) % stride
     origins = begins[:, None] - stride * np.arange(count)[::-1]
-    columns = np.array([schema.names.index(target) for target in schema.targets])
+    columns = np.array(schema.target_columns)
     shape = (len(names) * count, context + horizon, len(columns))
     values = np.empty(shape, np.float32)
     daily = np.empty((shape[0], horizon, len(columns)), np.float32)

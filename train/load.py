@@ -24,7 +24,7 @@ def load_by_hour(intake: Intake, *, as_of: int) -> NDArray[np.float64] | None:
     days = min(_DAYS, (as_of - begin + 1) // day)
     slots = np.arange(as_of - days * day + 1, as_of + 1)
     hours = slots * schema.step_seconds // 3600 % 24
-    targets = [schema.names.index(target) for target in schema.targets]
+    targets = schema.target_columns
     sums, counts = np.zeros((2, 24, len(targets)))
     for row in range(intake.grid.capacity):  # row by row: the whole stretch at once would be large
         values = intake.grid.gather(np.array([row]), slots)[0][:, targets].astype(np.float64)

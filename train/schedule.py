@@ -10,12 +10,11 @@ takes from them then.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Literal
 
+from forecast.clock import DAY_SECONDS
 from forecast.hours import Hours
-
-_DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +64,8 @@ class Schedule:
 
     def day_of(self, slot: int) -> int:
         """The last slot before the UTC day of a slot: as of then quiet hours are learned."""
-        return slot * self.step_seconds // _DAY_S * _DAY_S // self.step_seconds - 1
+        day = slot * self.step_seconds // DAY_SECONDS
+        return day * DAY_SECONDS // self.step_seconds - 1
 
     def _quiet(self, slot: int, learned: Hours | None) -> bool:
         hours = learned if self.hours == "learned" else self.hours
@@ -73,7 +73,4 @@ class Schedule:
             return True
         assert isinstance(hours, Hours)
         # A slot's step is made when it is over: an update begins at its end.
-        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(
-            seconds=(slot + 1) * self.step_seconds
-        )
-        return hours.contains(moment)
+        return hours.contains(datetime.fromtimestamp((slot + 1) * self.step_seconds, UTC))

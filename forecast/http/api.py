@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from fastapi import Response
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_json
 
@@ -297,6 +298,11 @@ def json_body(answer: BaseModel | Mapping[str, Any]) -> bytes:
     if isinstance(answer, BaseModel):
         return answer.model_dump_json().encode()
     return to_json(answer, inf_nan_mode="null", fallback=_plain)
+
+
+def json_response(answer: BaseModel | Mapping[str, Any], *, status: int = 200) -> Response:
+    """An answer as a response."""
+    return Response(json_body(answer), status, media_type="application/json")
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401

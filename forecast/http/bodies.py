@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from forecast.errors import RequestError, TooLarge, TooSlow, Unprocessable, UnsupportedMedia
-from forecast.http.ingest import JSON, NDJSON
+from forecast.http.ingest import JSON, NDJSON, media_type
 from forecast.http.queries import ForecastRequest
 
 _MOST_QUESTION_BYTES = 8 << 20
@@ -88,16 +88,24 @@ async def read_body(request: Request, limit: int, *, within_s: float = _BODY_S) 
     return b"".join(parts)
 
 
+async def read_json(request: Request, limit: int, *, what: str = "the body") -> bytes:
+    """The whole body of a request that says it is JSON.
+
+    Raises UnsupportedMedia where it says something else, and as `read_body` does.
+    """
+    kind = media_type(request.headers.get("content-type", ""))
+    if kind != JSON:
+        raise UnsupportedMedia(f"{what} comes as {JSON}, not {kind!r:.80}")
+    return await read_body(request, limit)
+
+
 async def forecast_request(request: Request) -> ForecastRequest:
     """The question in the body.
 
     Raises UnsupportedMedia, TooLarge, RequestError for what is no JSON, RequestValidationError for
     what is no question.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != JSON:
-        raise UnsupportedMedia(f"a question comes as {JSON}, not {kind!r:.80}")
-    body = await read_body(request, _MOST_QUESTION_BYTES)
+    body = await read_json(request, _MOST_QUESTION_BYTES, what="a question")
     if not body.strip():
         raise RequestError("the body is empty; {} asks for the whole fleet")
     try:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.params import Depends as Dependency
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from forecast.errors import RequestError, TooLarge, UnknownEvent, Unprocessable, UnsupportedMedia
-from forecast.events import Event, EventReport, Kind, Told, read_events
-from forecast.http.api import Answer, json_body, rfc3339
-from forecast.http.bodies import read_body, request_id
-from forecast.http.ingest import JSON
+from forecast.errors import RequestError, TooLarge, UnknownEvent, Unprocessable
+from forecast.events import KINDS, Event, EventReport, Kind, Told, read_events
+from forecast.http.api import Answer, json_response, rfc3339
+from forecast.http.bodies import read_json, request_id
+from forecast.http.ingest import JSON, listed
 from forecast.http.queries import Asked, Name
 from forecast.http.service import Service
 from forecast.rows import LONGEST_NAME
@@ -31,7 +31,7 @@ _EVENT: dict[str, Any] = {
     "required": ["kind", "start"],
     "properties": {
         "id": {"type": "string", "description": "of a known event: takes its place"},
-        "kind": {"enum": ["incident", "maintenance", "deploy", "holiday"]},
+        "kind": {"enum": list(KINDS)},
         "servers": {"type": "array", "items": {"type": "string"}},
         "roles": {
             "type": "array",
@@ -159,7 +159,7 @@ def event_routes(
     @router.get("/events", dependencies=read, responses={200: {"model": EventsAnswer}})
     async def events(query: Annotated[EventsQuery, Query()]) -> Response:
         """Incidents, maintenance, deploys and holidays that stand, by their start."""
-        return _json(page(await service.events(), query))
+        return json_response(page(await service.events(), query))
 
     @router.post(
         "/events",
@@ -176,7 +176,7 @@ def event_routes(
         """
         found, rejects = read_events(await _items(request))
         told = await service.tell_events(found, request.state.principal.name) if found else []
-        return _json(answer(told, rejects))
+        return json_response(answer(told, rejects))
 
     @router.delete(
         "/events/{event_id:path}", dependencies=ingest, responses={200: {"model": EventAnswer}}
@@ -186,7 +186,7 @@ def event_routes(
         known = await service.withdraw_event(event_id)
         if known is None:
             raise UnknownEvent(f"no event {event_id!r:.80} is known")
-        return _json(EventAnswer(**_fields(known)))
+        return json_response(EventAnswer(**_fields(known)))
 
     return router
 
@@ -208,7 +208,7 @@ def rollback_routes(service: Service) -> APIRouter:
             asked.to, asked.reason, request.state.principal.name, request_id(request)
         )
         assert state.champion is not None
-        return _json(
+        return json_response(
             RollbackAnswer(
                 champion=state.champion, aliases=dict(state.aliases), revision=state.revision
             )
@@ -295,10 +295,7 @@ def _parsed(after: str) -> tuple[int, str]:
 
 
 async def _items(request: Request) -> list[object]:
-    tree = await _tree(request)
-    items = tree.get("events") if isinstance(tree, Mapping) and set(tree) == {"events"} else tree
-    if not isinstance(items, list):
-        raise RequestError('the body must be {"events": [...]} or a list of events')
+    items = listed(await _tree(request), "events")
     if len(items) > _MOST_EVENTS:
         raise TooLarge(f"{len(items)} events in one request, the limit is {_MOST_EVENTS}")
     return items
@@ -306,15 +303,8 @@ async def _items(request: Request) -> list[object]:
 
 async def _tree(request: Request) -> Any:  # noqa: ANN401
     """The JSON in the body; raises UnsupportedMedia, TooLarge, RequestError."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != JSON:
-        raise UnsupportedMedia(f"the body comes as {JSON}, not {kind!r:.80}")
-    body = await read_body(request, _MOST_BYTES)
+    body = await read_json(request, _MOST_BYTES)
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"the body is not JSON: {error}") from error
-
-
-def _json(found: Answer) -> Response:
-    return Response(json_body(found), media_type="application/json")

@@ -20,7 +20,7 @@ from forecast.http.api import IngestAnswer, RejectedValue
 from forecast.http.series import moment
 from forecast.schema import Reject, SampleBlock, Schema, validate_rows
 
-__all__ = ["JSON", "NDJSON", "Kept", "Parsed", "Parser"]
+__all__ = ["JSON", "NDJSON", "Kept", "Parsed", "Parser", "listed", "media_type"]
 
 JSON, NDJSON = "application/json", "application/x-ndjson"
 
@@ -95,7 +95,7 @@ class Parser:
 
         Raises TooLarge, UnsupportedMedia, and RequestError for a body that cannot be read at all.
         """
-        kind = content_type.partition(";")[0].strip().lower()
+        kind = media_type(content_type)
         if kind not in (JSON, NDJSON):
             raise UnsupportedMedia(f"rows come as {JSON} or {NDJSON}, not {kind!r:.80}")
         if len(body) > self._max_body:
@@ -161,15 +161,29 @@ class Parser:
         return b"".join(parts)
 
 
+def media_type(content_type: str) -> str:
+    """The type alone, without parameters.
+
+    >>> media_type("Application/JSON; charset=utf-8")
+    'application/json'
+    """
+    return content_type.partition(";")[0].strip().lower()
+
+
+def listed(tree: object, key: str) -> list[object]:
+    """The list in `{key: [...]}`, or the list itself; raises RequestError for anything else."""
+    found = tree.get(key) if isinstance(tree, dict) and set(tree) == {key} else tree
+    if not isinstance(found, list):
+        raise RequestError(f'the body must be {{"{key}": [...]}} or a list of {key}')
+    return found
+
+
 def _document(data: bytes) -> Sequence[object]:
     try:
         tree = _load(data)
     except ValueError as error:
         raise RequestError(f"the body is not JSON: {error}") from error
-    rows = tree.get("rows") if isinstance(tree, dict) and set(tree) == {"rows"} else tree
-    if not isinstance(rows, list):
-        raise RequestError('the body must be {"rows": [...]} or a list of rows')
-    return rows
+    return listed(tree, "rows")
 
 
 def _lines(data: bytes) -> tuple[list[object], dict[int, Reject]]:

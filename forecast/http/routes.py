@@ -159,7 +159,7 @@ def _ingest_routes(service: Service, max_body_bytes: int) -> APIRouter:
         body = await read_body(request, max_body_bytes)
         kind = request.headers.get("content-type", "")
         encoding = request.headers.get("content-encoding", "")
-        return _json(await service.ingest(body, kind, encoding, key), status=202)
+        return api.json_response(await service.ingest(body, kind, encoding, key), status=202)
 
     return router
 
@@ -173,40 +173,42 @@ def _report_routes(service: Service) -> APIRouter:
         snapshot = await service.snapshot()
         since = reports.since_slot(query.since, snapshot)
         report = await service.accuracy(since, query.server, query.metric)
-        return _json(reports.accuracy(report, snapshot))
+        return api.json_response(reports.accuracy(report, snapshot))
 
     @router.get("/drift", responses={200: {"model": drifting.DriftAnswer}})
     async def drift() -> Response:
         """Who is watched for drift, who is nearest to an alarm, and the last alarms."""
-        return _json(drifting.answer(await service.drift(), await service.snapshot()))
+        return api.json_response(drifting.answer(await service.drift(), await service.snapshot()))
 
     @router.get("/learning/updates", responses={200: {"model": api.UpdatesAnswer}})
     async def updates(query: Annotated[UpdatesQuery, Query()]) -> Response:
         """What was learned, when, from what, and the gate's verdict; newest first."""
         snapshot = await service.snapshot()
         since = reports.since_slot(query.since, snapshot)
-        return _json(reports.updates(await service.updates(query.limit, since), snapshot))
+        return api.json_response(
+            reports.updates(await service.updates(query.limit, since), snapshot)
+        )
 
     @router.get("/models", responses={200: {"model": api.ModelsAnswer}})
     async def models() -> Response:
         """The versions kept and what each alias names."""
-        return _json(reports.models(await service.models()))
+        return api.json_response(reports.models(await service.models()))
 
     @router.get("/models/{name}")
     async def model(name: str) -> Response:
         """The manifest of a version or alias: model, windows, lineage, scores, checksums."""
-        return _json(await service.model(name))
+        return api.json_response(await service.model(name))
 
     @router.get("/servers", responses={200: {"model": api.ServersAnswer}})
     async def servers(query: Annotated[ServersQuery, Query()]) -> Response:
         """Servers by name: warming up, active, stale or retired."""
         states = await service.servers()
-        return _json(reports.servers(states, query, await service.snapshot()))
+        return api.json_response(reports.servers(states, query, await service.snapshot()))
 
     @router.get("/status")
     async def status() -> Response:
         """Where each part of the system stands; null for a part that does not answer."""
-        return _json(await service.status())
+        return api.json_response(await service.status())
 
     return router
 
@@ -232,13 +234,13 @@ def _open_routes(app: FastAPI, service: Service, now: Clock) -> APIRouter:
     @router.get("/healthz")
     async def healthz() -> Response:
         """Whether this replica runs."""
-        return _json({"status": "ok"})
+        return api.json_response({"status": "ok"})
 
     @router.get("/readyz", responses={200: {"model": api.ReadyAnswer}})
     async def readyz() -> Response:
         """200 while anything can answer, a fallback included; 503 before. Says what is missing."""
         found = reports.ready(await service.snapshot(), now())
-        return _json(found, status=200 if found.ready else 503)
+        return api.json_response(found, status=200 if found.ready else 503)
 
     @router.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
@@ -246,7 +248,7 @@ def _open_routes(app: FastAPI, service: Service, now: Clock) -> APIRouter:
 
     @router.get("/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
-        return _json(app.openapi())
+        return api.json_response(app.openapi())
 
     return router
 
@@ -258,12 +260,3 @@ async def _newest(service: Service) -> Snapshot:
             "nothing was forecast yet: the first slot of data has to close", retry_after_s=5
         )
     return snapshot
-
-
-def _json(
-    answer: Any,  # noqa: ANN401
-    *,
-    status: int = 200,
-    headers: dict[str, str] | None = None,
-) -> Response:
-    return Response(api.json_body(answer), status, headers, "application/json")

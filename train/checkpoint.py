@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 _FORMAT = 2
 """1 numbered the optimiser's moments by the many small weights of pytorch-forecasting's network."""
 _UPDATE_FORMAT = "update-1"
+_PARTS = ("network", "best", "moments")
+_UPDATE_PARTS = ("weights", "moments")
+"""What a file holds by name, beside what it holds once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +69,16 @@ class Checkpoint:
 
     def to_bytes(self) -> bytes:
         """One safetensors file."""
-        tensors = {"rest": self.rest, "generator": self.generator}
-        for part in ("network", "best", "moments"):
-            tensors |= {f"{part}/{name}": value for name, value in getattr(self, part).items()}
-        return _file({"format": _FORMAT, **asdict(self.progress)}, tensors)
+        return _file({"format": _FORMAT, **asdict(self.progress)}, self, _PARTS)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """What `to_bytes` made; raises StateError for anything else."""
-        try:
-            about, tensors = _read(data, _FORMAT)
+        with _damage_told():
+            about, tensors = _read(data, _FORMAT, _PARTS)
             known = {field.name: about[field.name] for field in fields(Progress)}
             known |= {name: tuple(known[name]) for name in ("looks", "betas")}
-            rest, generator = tensors.pop("rest"), tensors.pop("generator")
-            parts = _parts(tensors, "network", "best", "moments")
-        except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise StateError(f"checkpoint: damaged: {error!r}") from error
-        return cls(progress=Progress(**known), rest=rest, generator=generator, **parts)
+        return cls(progress=Progress(**known), **tensors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,23 +104,16 @@ class UpdateCheckpoint:
 
     def to_bytes(self) -> bytes:
         """One safetensors file."""
-        tensors = {"rest": self.rest, "generator": self.generator}
-        for part in ("weights", "moments"):
-            tensors |= {f"{part}/{name}": value for name, value in getattr(self, part).items()}
         about = {"of": self.of, "step": self.step, "losses": dict(self.losses)}
-        return _file({"format": _UPDATE_FORMAT, **about}, tensors)
+        return _file({"format": _UPDATE_FORMAT, **about}, self, _UPDATE_PARTS)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """What `to_bytes` made; raises StateError for anything else."""
-        try:
-            about, tensors = _read(data, _UPDATE_FORMAT)
-            rest, generator = tensors.pop("rest"), tensors.pop("generator")
-            parts = _parts(tensors, "weights", "moments")
-            of, step, losses = (about[name] for name in ("of", "step", "losses"))
-        except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise StateError(f"checkpoint: damaged: {error!r}") from error
-        return cls(of, step, losses, parts["weights"], parts["moments"], rest, generator)
+        with _damage_told():
+            about, tensors = _read(data, _UPDATE_FORMAT, _UPDATE_PARTS)
+            known = {name: about[name] for name in ("of", "step", "losses")}
+        return cls(**known, **tensors)
 
 
 def moments_of(state: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -162,25 +152,37 @@ def refuse_foreign(state: Mapping[int, Mapping[str, Tensor]], weights: Sequence[
                 raise TrainingError(f"the checkpoint's {number}.{name} is of another network")
 
 
-def _file(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+def _file(
+    about: Mapping[str, Any], given: Checkpoint | UpdateCheckpoint, parts: Sequence[str]
+) -> bytes:
+    tensors = {"rest": given.rest, "generator": given.generator}
+    for part in parts:
+        tensors |= {f"{part}/{name}": value for name, value in getattr(given, part).items()}
     own = {name: value.clone().contiguous() for name, value in tensors.items()}
     return safetensors.torch.save(own, metadata={"fleetcast": json.dumps(about)})
 
 
-def _read(data: bytes, wanted: int | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `_file` was given; raises StateError for another format."""
+def _read(
+    data: bytes, wanted: int | str, parts: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `_file` was told, and its tensors by field; raises StateError for another format."""
     tensors = safetensors.torch.load(data)
     size = int.from_bytes(data[:8], "little")
     about = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["fleetcast"])
     if about["format"] != wanted:
         raise StateError(f"checkpoint: format {about['format']!r} is unknown, this is {wanted!r}")
-    return about, tensors
-
-
-def _parts(tensors: Mapping[str, Tensor], *names: str) -> dict[str, dict[str, Tensor]]:
-    """The tensors by their part and their name in it; raises KeyError for another part."""
-    parts: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+    single = {name: tensors.pop(name) for name in ("rest", "generator")}
+    named: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
     for name, value in tensors.items():
         part, inner = name.split("/", 1)
-        parts[part][inner] = value
-    return parts
+        named[part][inner] = value
+    return about, {**single, **named}
+
+
+@contextmanager
+def _damage_told() -> Iterator[None]:
+    """Raise StateError for whatever a file that is no checkpoint makes fail inside."""
+    try:
+        yield
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise StateError(f"checkpoint: damaged: {error!r}") from error

@@ -20,6 +20,8 @@ from torch import Tensor
 from forecast.errors import StateError, TrainingError
 
 if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
     from forecast.windows import RawWindows
 
 _FORMAT = 2
@@ -116,22 +118,28 @@ class UpdateCheckpoint:
         return cls(**known, **tensors)
 
 
-def moments_of(state: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def moments_of(optimizer: Optimizer) -> dict[str, Tensor]:
     """An optimiser's state as the flat names of a checkpoint, on the CPU."""
     return {
         f"{number}.{name}": value.to("cpu", copy=True)
-        for number, moments in state.items()
+        for number, moments in optimizer.state_dict()["state"].items()
         for name, value in moments.items()
     }
 
 
-def state_of(moments: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """An optimiser's state from the flat names of a checkpoint."""
+def put_back(moments: Mapping[str, Tensor], optimizer: Optimizer, **place: object) -> None:
+    """Let an optimiser go on from `moments_of`, its first group at this place in a cycle.
+
+    Raises TrainingError for moments that are not of its weights: torch would not look.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in moments.items():
         number, key = name.split(".", 1)
         state.setdefault(int(number), {})[key] = value
-    return state
+    _refuse_foreign(state, optimizer.param_groups[0]["params"])
+    whole = {**optimizer.state_dict(), "state": state}
+    whole["param_groups"][0].update(place)
+    optimizer.load_state_dict(whole)
 
 
 def digest(about: Sequence[Any], *parts: RawWindows) -> str:
@@ -144,8 +152,7 @@ def digest(about: Sequence[Any], *parts: RawWindows) -> str:
     return said.hexdigest()
 
 
-def refuse_foreign(state: Mapping[int, Mapping[str, Tensor]], weights: Sequence[Tensor]) -> None:
-    """Raise TrainingError for moments that are not these weights': torch would not look."""
+def _refuse_foreign(state: Mapping[int, Mapping[str, Tensor]], weights: Sequence[Tensor]) -> None:
     for number, moments in state.items():
         for name, value in moments.items():
             if name != "step" and value.shape != weights[number].shape:

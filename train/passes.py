@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from forecast.errors import TrainingError
-from train.checkpoint import UpdateCheckpoint, moments_of, refuse_foreign, state_of
+from train.checkpoint import UpdateCheckpoint, moments_of, put_back
 from train.distillation import Teacher
 from train.ewc import Elastic
 from train.moving import Moving, Rows
@@ -160,7 +160,7 @@ class Passes:
                 name: each.detach().to("cpu", copy=True)
                 for name, each in self._part.weights.items()
             },
-            moments=moments_of(self._optimizer.state_dict()["state"]),
+            moments=moments_of(self._optimizer),
             rest=self._rest.clone(),
             generator=torch.get_rng_state(),
         )
@@ -171,7 +171,5 @@ class Passes:
         with torch.no_grad():
             for name, each in self._part.weights.items():
                 each.copy_(saved.weights[name])
-        whole = {**self._optimizer.state_dict(), "state": state_of(saved.moments)}
-        refuse_foreign(whole["state"], self._weights)
-        self._optimizer.load_state_dict(whole)
+        put_back(saved.moments, self._optimizer)
         torch.set_rng_state(saved.generator)

@@ -17,7 +17,7 @@ from train.distillation import Teacher
 from train.ewc import Elastic
 from train.moving import Moving, Rows
 from train.recipes import Recipe
-from train.steps import Lessons, hide_roles, weighed_losses
+from train.steps import Lessons, hide_roles, mean_loss, weighed_losses
 
 _FISHER_BATCH = 16
 """Windows whose gradient is squared together, where the recipe names no smaller batches."""
@@ -145,8 +145,7 @@ class Passes:
         for start in range(0, len(rows), size):
             some = rows[start : start + size]
             batch = self._given.select(some)
-            predicted = self._part.predict(some, batch.windows)
-            loss = weighed_losses(predicted, batch, self._levels).sum() / max(1, batch.seen())
+            loss = mean_loss(self._part.predict(some, batch.windows), batch, self._levels)
             yield torch.autograd.grad(
                 loss, self._weights, allow_unused=True, materialize_grads=True
             )

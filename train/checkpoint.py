@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
@@ -20,6 +20,7 @@ from torch import Tensor
 from forecast.errors import StateError, TrainingError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch.optim import Optimizer
 
     from forecast.windows import RawWindows
@@ -150,6 +151,14 @@ def digest(about: Sequence[Any], *parts: RawWindows) -> str:
         said.update(part.origin.tobytes())
         said.update(part.values.tobytes())
     return said.hexdigest()
+
+
+def digest_of(arrays: Iterable[NDArray[Any]]) -> str:
+    """Of what arrays hold, one after the other: what else a training begins from."""
+    read = hashlib.sha256()
+    for array in arrays:
+        read.update(array.tobytes())
+    return read.hexdigest()
 
 
 def _refuse_foreign(state: Mapping[int, Mapping[str, Tensor]], weights: Sequence[Tensor]) -> None:

@@ -7,7 +7,6 @@ to survive a killed process takes the checkpoint that is offered after each look
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import warnings
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from forecast.errors import TrainingError
 from forecast.model import Model, ModelSpec, build, with_weights
-from train.checkpoint import Checkpoint, Progress, digest, moments_of, put_back
+from train.checkpoint import Checkpoint, Progress, digest, digest_of, moments_of, put_back
 from train.course import LOOKS, WATCHED, Batches, Course, Plan
 from train.steps import Device, Precision, lessons, refuse_absent, refuse_not_finite, repeatable
 
@@ -116,8 +115,7 @@ def pretrain(
     plan = Plan.of(len(given), batch_size=batch_size, epochs=epochs, max_steps=max_steps)
     about = [spec.to_json(), plan.steps, batch_size, learning_rate, patience, seed]
     if start is not None:
-        weights = b"".join(one.numpy().tobytes() for one in start.values())
-        about.append(hashlib.sha256(weights).hexdigest())
+        about.append(digest_of(one.numpy() for one in start.values()))
     job = digest(about, train, validate)
     with repeatable(seed=seed, threads=threads), _quiet():
         batches = Batches(len(given), plan, seed=seed, rank=run.rank, workers=run.workers)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from forecast.hours import Hours
+from forecast.section import Section
 
 
 def _hours(text: str) -> str:
@@ -15,10 +16,8 @@ def _hours(text: str) -> str:
     return text
 
 
-class Scheduling(BaseModel):
+class Scheduling(Section):
     """When updates and retrains start, and what they leave to forecasts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     update_window: Annotated[str, AfterValidator(_hours)] | None = None
     """Hours in which trainings may start: `22:00-06:00` (UTC), `22:00-06:00 Europe/Berlin`, or

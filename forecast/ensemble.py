@@ -125,19 +125,15 @@ class Weights:
             return self
         member = self._sources(*asked[::2])
         server = np.concatenate([[0], 1 + places(servers, self.servers)])
-        laid = []
-        for old in (self.regret, self.variance, self.slots):
+        rows = np.flatnonzero((server > 0) | (np.arange(len(server)) == 0))
+        columns, parts, laid = member >= 0, (self.regret, self.variance, self.slots), []
+        for old in parts:
             new = np.zeros((len(server), len(member), *old.shape[2:]), np.float32)
-            rows, columns = (
-                np.flatnonzero((server > 0) | (np.arange(len(server)) == 0)),
-                member >= 0,
-            )
             new[np.ix_(rows, columns)] = old[np.ix_(server[rows], member[columns])]
             laid.append(new)
         before, now = _line(self.members, self.versions), _line(*asked[::2])
         if sorted(member[now]) != before:
             # The regrets of all versions, as they were: of the servers that are asked for.
-            parts = (self.regret, self.variance, self.slots)
             had = [part[server][:, before] for part in parts]
             laid[0][:, now] = same_share(had, [part[:, now] for part in laid])
         return replace(

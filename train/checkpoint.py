@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,11 +20,17 @@ from torch import Tensor
 from forecast.errors import StateError, TrainingError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch.optim import Optimizer
+
     from forecast.windows import RawWindows
 
 _FORMAT = 2
 """1 numbered the optimiser's moments by the many small weights of pytorch-forecasting's network."""
 _UPDATE_FORMAT = "update-1"
+_PARTS = ("network", "best", "moments")
+_UPDATE_PARTS = ("weights", "moments")
+"""What a file holds by name, beside what it holds once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +72,16 @@ class Checkpoint:
 
     def to_bytes(self) -> bytes:
         """One safetensors file."""
-        tensors = {"rest": self.rest, "generator": self.generator}
-        for part in ("network", "best", "moments"):
-            tensors |= {f"{part}/{name}": value for name, value in getattr(self, part).items()}
-        return _file({"format": _FORMAT, **asdict(self.progress)}, tensors)
+        return _file({"format": _FORMAT, **asdict(self.progress)}, self, _PARTS)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """What `to_bytes` made; raises StateError for anything else."""
-        try:
-            about, tensors = _read(data, _FORMAT)
+        with _damage_told():
+            about, tensors = _read(data, _FORMAT, _PARTS)
             known = {field.name: about[field.name] for field in fields(Progress)}
             known |= {name: tuple(known[name]) for name in ("looks", "betas")}
-            rest, generator = tensors.pop("rest"), tensors.pop("generator")
-            parts = _parts(tensors, "network", "best", "moments")
-        except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise StateError(f"checkpoint: damaged: {error!r}") from error
-        return cls(progress=Progress(**known), rest=rest, generator=generator, **parts)
+        return cls(progress=Progress(**known), **tensors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,41 +107,40 @@ class UpdateCheckpoint:
 
     def to_bytes(self) -> bytes:
         """One safetensors file."""
-        tensors = {"rest": self.rest, "generator": self.generator}
-        for part in ("weights", "moments"):
-            tensors |= {f"{part}/{name}": value for name, value in getattr(self, part).items()}
         about = {"of": self.of, "step": self.step, "losses": dict(self.losses)}
-        return _file({"format": _UPDATE_FORMAT, **about}, tensors)
+        return _file({"format": _UPDATE_FORMAT, **about}, self, _UPDATE_PARTS)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """What `to_bytes` made; raises StateError for anything else."""
-        try:
-            about, tensors = _read(data, _UPDATE_FORMAT)
-            rest, generator = tensors.pop("rest"), tensors.pop("generator")
-            parts = _parts(tensors, "weights", "moments")
-            of, step, losses = (about[name] for name in ("of", "step", "losses"))
-        except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise StateError(f"checkpoint: damaged: {error!r}") from error
-        return cls(of, step, losses, parts["weights"], parts["moments"], rest, generator)
+        with _damage_told():
+            about, tensors = _read(data, _UPDATE_FORMAT, _UPDATE_PARTS)
+            known = {name: about[name] for name in ("of", "step", "losses")}
+        return cls(**known, **tensors)
 
 
-def moments_of(state: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def moments_of(optimizer: Optimizer) -> dict[str, Tensor]:
     """An optimiser's state as the flat names of a checkpoint, on the CPU."""
     return {
         f"{number}.{name}": value.to("cpu", copy=True)
-        for number, moments in state.items()
+        for number, moments in optimizer.state_dict()["state"].items()
         for name, value in moments.items()
     }
 
 
-def state_of(moments: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """An optimiser's state from the flat names of a checkpoint."""
+def put_back(moments: Mapping[str, Tensor], optimizer: Optimizer, **place: object) -> None:
+    """Let an optimiser go on from `moments_of`, its first group at this place in a cycle.
+
+    Raises TrainingError for moments that are not of its weights: torch would not look.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in moments.items():
         number, key = name.split(".", 1)
         state.setdefault(int(number), {})[key] = value
-    return state
+    _refuse_foreign(state, optimizer.param_groups[0]["params"])
+    whole = {**optimizer.state_dict(), "state": state}
+    whole["param_groups"][0].update(place)
+    optimizer.load_state_dict(whole)
 
 
 def digest(about: Sequence[Any], *parts: RawWindows) -> str:
@@ -154,33 +153,52 @@ def digest(about: Sequence[Any], *parts: RawWindows) -> str:
     return said.hexdigest()
 
 
-def refuse_foreign(state: Mapping[int, Mapping[str, Tensor]], weights: Sequence[Tensor]) -> None:
-    """Raise TrainingError for moments that are not these weights': torch would not look."""
+def digest_of(arrays: Iterable[NDArray[Any]]) -> str:
+    """Of what arrays hold, one after the other: what else a training begins from."""
+    read = hashlib.sha256()
+    for array in arrays:
+        read.update(array.tobytes())
+    return read.hexdigest()
+
+
+def _refuse_foreign(state: Mapping[int, Mapping[str, Tensor]], weights: Sequence[Tensor]) -> None:
     for number, moments in state.items():
         for name, value in moments.items():
             if name != "step" and value.shape != weights[number].shape:
                 raise TrainingError(f"the checkpoint's {number}.{name} is of another network")
 
 
-def _file(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+def _file(
+    about: Mapping[str, Any], given: Checkpoint | UpdateCheckpoint, parts: Sequence[str]
+) -> bytes:
+    tensors = {"rest": given.rest, "generator": given.generator}
+    for part in parts:
+        tensors |= {f"{part}/{name}": value for name, value in getattr(given, part).items()}
     own = {name: value.clone().contiguous() for name, value in tensors.items()}
     return safetensors.torch.save(own, metadata={"fleetcast": json.dumps(about)})
 
 
-def _read(data: bytes, wanted: int | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `_file` was given; raises StateError for another format."""
+def _read(
+    data: bytes, wanted: int | str, parts: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `_file` was told, and its tensors by field; raises StateError for another format."""
     tensors = safetensors.torch.load(data)
     size = int.from_bytes(data[:8], "little")
     about = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["fleetcast"])
     if about["format"] != wanted:
         raise StateError(f"checkpoint: format {about['format']!r} is unknown, this is {wanted!r}")
-    return about, tensors
-
-
-def _parts(tensors: Mapping[str, Tensor], *names: str) -> dict[str, dict[str, Tensor]]:
-    """The tensors by their part and their name in it; raises KeyError for another part."""
-    parts: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+    single = {name: tensors.pop(name) for name in ("rest", "generator")}
+    named: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
     for name, value in tensors.items():
         part, inner = name.split("/", 1)
-        parts[part][inner] = value
-    return parts
+        named[part][inner] = value
+    return about, {**single, **named}
+
+
+@contextmanager
+def _damage_told() -> Iterator[None]:
+    """Raise StateError for whatever a file that is no checkpoint makes fail inside."""
+    try:
+        yield
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise StateError(f"checkpoint: damaged: {error!r}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from forecast.errors import TrainingError
 from forecast.model import pinball_losses
-from train.checkpoint import digest
+from train.checkpoint import digest, digest_of
 from train.moving import moving, quantiles
 from train.passes import Bools, Passes, Saving
 from train.recipes import Part, Recipe
@@ -164,12 +163,9 @@ class Learner:
         self, model: Model, windows: RawWindows, past: Bools, *, seed: int, drifted: bool
     ) -> str:
         """Of all that the update depends on."""
-        read = hashlib.sha256()
-        for tensor in model.weights().values():
-            read.update(tensor.numpy(force=True).tobytes())
-        for array in (windows.daily, windows.weekly, windows.spread):
-            read.update(array.tobytes())
-        start = [read.hexdigest(), asdict(self._recipe), self._threads]
+        weights = [tensor.numpy(force=True) for tensor in model.weights().values()]
+        read = digest_of([*weights, windows.daily, windows.weekly, windows.spread])
+        start = [read, asdict(self._recipe), self._threads]
         about = [*start, seed, drifted, past.tolist()]
         return digest([model.spec.to_json(), *about], windows)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from forecast.model import Model, forward, network_inputs
 from forecast.windows import Windows
 from train.recipes import Part
-from train.steps import EVALUATION_BATCH, Device, Lessons, Precision
+from train.steps import EVALUATION_BATCH, Device, Lessons, Precision, scaled
 
 Rows = NDArray[np.int64]
 """Positions among the update's windows."""
@@ -86,11 +86,8 @@ class _Whole:
         self._module.train(on)
 
     def predict(self, rows: Rows, windows: Windows) -> Tensor:
-        device = next(self._module.parameters()).device
-        halved = self._precision == "bfloat16" and device.type == "cuda" and self._module.training
-        with torch.autocast(device.type, torch.bfloat16, enabled=halved):
-            found = forward(self._module, windows)
-        return found.float()
+        learning = self._module.training
+        return scaled(self._module, windows, self._precision if learning else "float32")
 
 
 class _LastLayers:

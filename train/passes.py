@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from forecast.errors import TrainingError
-from train.checkpoint import UpdateCheckpoint, moments_of, refuse_foreign, state_of
+from train.checkpoint import UpdateCheckpoint, moments_of, put_back
 from train.distillation import Teacher
 from train.ewc import Elastic
 from train.moving import Moving, Rows
 from train.recipes import Recipe
-from train.steps import Lessons, hide_roles, weighed_losses
+from train.steps import Lessons, hide_roles, mean_loss, weighed_losses
 
 _FISHER_BATCH = 16
 """Windows whose gradient is squared together, where the recipe names no smaller batches."""
@@ -145,8 +145,7 @@ class Passes:
         for start in range(0, len(rows), size):
             some = rows[start : start + size]
             batch = self._given.select(some)
-            predicted = self._part.predict(some, batch.windows)
-            loss = weighed_losses(predicted, batch, self._levels).sum() / max(1, batch.seen())
+            loss = mean_loss(self._part.predict(some, batch.windows), batch, self._levels)
             yield torch.autograd.grad(
                 loss, self._weights, allow_unused=True, materialize_grads=True
             )
@@ -160,7 +159,7 @@ class Passes:
                 name: each.detach().to("cpu", copy=True)
                 for name, each in self._part.weights.items()
             },
-            moments=moments_of(self._optimizer.state_dict()["state"]),
+            moments=moments_of(self._optimizer),
             rest=self._rest.clone(),
             generator=torch.get_rng_state(),
         )
@@ -171,7 +170,5 @@ class Passes:
         with torch.no_grad():
             for name, each in self._part.weights.items():
                 each.copy_(saved.weights[name])
-        whole = {**self._optimizer.state_dict(), "state": state_of(saved.moments)}
-        refuse_foreign(whole["state"], self._weights)
-        self._optimizer.load_state_dict(whole)
+        put_back(saved.moments, self._optimizer)
         torch.set_rng_state(saved.generator)

@@ -7,7 +7,6 @@ to survive a killed process takes the checkpoint that is offered after each look
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import warnings
@@ -23,14 +22,7 @@ from torch import Tensor
 
 from forecast.errors import TrainingError
 from forecast.model import Model, ModelSpec, build, with_weights
-from train.checkpoint import (
-    Checkpoint,
-    Progress,
-    digest,
-    moments_of,
-    refuse_foreign,
-    state_of,
-)
+from train.checkpoint import Checkpoint, Progress, digest, digest_of, moments_of, put_back
 from train.course import LOOKS, WATCHED, Batches, Course, Plan
 from train.steps import Device, Precision, lessons, refuse_absent, refuse_not_finite, repeatable
 
@@ -123,8 +115,7 @@ def pretrain(
     plan = Plan.of(len(given), batch_size=batch_size, epochs=epochs, max_steps=max_steps)
     about = [spec.to_json(), plan.steps, batch_size, learning_rate, patience, seed]
     if start is not None:
-        weights = b"".join(one.numpy().tobytes() for one in start.values())
-        about.append(hashlib.sha256(weights).hexdigest())
+        about.append(digest_of(one.numpy() for one in start.values()))
     job = digest(about, train, validate)
     with repeatable(seed=seed, threads=threads), _quiet():
         batches = Batches(len(given), plan, seed=seed, rank=run.rank, workers=run.workers)
@@ -239,7 +230,7 @@ class _Keeper(Callback):
             progress=progress,
             network=course.copied_weights(),
             best=self.weights,
-            moments=moments_of(optimizer.state_dict()["state"]),
+            moments=moments_of(optimizer),
             rest=self._batches.rest,
             generator=torch.get_rng_state(),
         )
@@ -259,13 +250,8 @@ class _Keeper(Callback):
         """Weights, the optimiser's moments and its place in the cycle, once Lightning has both."""
         assert isinstance(course, Course)
         course.load_weights(resume.network)
-        optimizer = trainer.optimizers[0]
-        whole = optimizer.state_dict()
-        whole["state"] = state_of(resume.moments)
-        refuse_foreign(whole["state"], optimizer.param_groups[0]["params"])
-        progress = resume.progress
-        whole["param_groups"][0].update(lr=progress.learning_rate, betas=progress.betas)
-        optimizer.load_state_dict(whole)
+        progress, optimizer = resume.progress, trainer.optimizers[0]
+        put_back(resume.moments, optimizer, lr=progress.learning_rate, betas=progress.betas)
         cycle = trainer.lr_scheduler_configs[0].scheduler
         cycle.load_state_dict({"last_epoch": progress.step, "_step_count": progress.step + 1})
 

@@ -127,7 +127,7 @@ def training_loss(
     the loss is not finite.
     """
     hide_roles(batch)
-    loss = _weighed(network, batch, levels, precision)
+    loss = mean_loss(scaled(network, batch.windows, precision), batch, levels)
     if not torch.isfinite(loss):
         raise TrainingError(f"the training loss is {loss.item()} on {len(batch)} windows")
     return loss
@@ -150,25 +150,25 @@ def evaluation_loss(network: FastTFT, given: Lessons, levels: Sequence[float]) -
     with torch.no_grad():
         for start in range(0, len(given), EVALUATION_BATCH):
             part = given.select(np.arange(start, min(start + EVALUATION_BATCH, len(given))))
-            total += _weighed(network, part, levels).item() * part.seen()
+            loss = mean_loss(scaled(network, part.windows), part, levels)
+            total += loss.item() * part.seen()
             count += part.seen()
     network.train(training)
     return total / count if count else math.nan
 
 
-def _weighed(
-    network: FastTFT,
-    batch: Lessons,
-    levels: Sequence[float],
-    precision: Precision = "float32",
-) -> Tensor:
-    """Mean over the known labels; see `weighed_losses`."""
+def scaled(network: nn.Module, windows: Windows, precision: Precision = "float32") -> Tensor:
+    """Scaled quantiles [N, H, T, Q] in float32, the passes to them in this precision."""
     device = next(network.parameters()).device
     halved = precision == "bfloat16" and device.type == "cuda"
     with torch.autocast(device.type, torch.bfloat16, enabled=halved):
-        predicted_NHTQ = forward(network, batch.windows)
-    losses = weighed_losses(predicted_NHTQ.float(), batch, levels)
-    return losses.sum() / max(1, batch.seen())
+        found = forward(network, windows)
+    return found.float()
+
+
+def mean_loss(predicted_NHTQ: Tensor, batch: Lessons, levels: Sequence[float]) -> Tensor:
+    """Mean over the known labels; see `weighed_losses`."""
+    return weighed_losses(predicted_NHTQ, batch, levels).sum() / max(1, batch.seen())
 
 
 def weighed_losses(predicted_NHTQ: Tensor, batch: Lessons, levels: Sequence[float]) -> Tensor:

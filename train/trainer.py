@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from forecast.artifact import Artifact, pack, unpack
 from forecast.errors import ArtifactError, NothingNew, TrainingError
@@ -168,18 +169,18 @@ class Trainer:
         ArtifactError when the champion cannot be.
         """
         levels, targets = self._quantiles, self._schema.targets
-        forecasts, moved = {}, None
+        forecasts, moved, before = {}, None, None
         if champion is not None:
-            forecasts["champion"] = self._forecast(champion, holdout)
+            forecasts["champion"], before = self._forecast(champion, holdout)
         try:
-            forecasts["challenger"] = self._forecast(challenger, holdout)
-            if champion is not None and started_from_champion:
-                moved = _moved(challenger, champion)
+            forecasts["challenger"], after = self._forecast(challenger, holdout)
+            if before is not None and started_from_champion:
+                moved = _moved(after, before)
         except ArtifactError as error:
             return Evidence(losses=None, fault=str(error))
         if anchor is not None:
             try:
-                forecasts["anchor"] = self._forecast(anchor, holdout)
+                forecasts["anchor"], _ = self._forecast(anchor, holdout)
             except ArtifactError as error:
                 log.warning("the anchor is not compared: %s", error)
         return Evidence(losses=measure(holdout, targets, levels, forecasts), moved=moved)
@@ -211,10 +212,15 @@ class Trainer:
         forecast = self._fit(model).predict(model, windows)
         return active.Known.of(windows, forecast, self._schema).to_json()
 
-    def _forecast(self, artifact: Artifact, holdout: RawWindows) -> NDArray[np.float32]:
-        """Quantiles [N, H, T, Q] in natural units, in the form in which versions serve."""
+    def _forecast(
+        self, artifact: Artifact, holdout: RawWindows
+    ) -> tuple[NDArray[np.float32], dict[str, Tensor]]:
+        """Quantiles [N, H, T, Q] in natural units, in the form in which versions serve.
+
+        And the weights, which are the exact form's whatever form that is.
+        """
         model = unpack(artifact, fingerprint=None, precision=self._serving)
-        return self._fit(model).predict(model, holdout)
+        return self._fit(model).predict(model, holdout), model.weights()
 
     def _fit(self, model: Model) -> Fit:
         return Fit.of(
@@ -290,18 +296,14 @@ def _start(warm: Model | None) -> str:
     return "warm" if warm.adapter is None else "warm, without the adapter"
 
 
-def _moved(challenger: Artifact, champion: Artifact) -> float:
+def _moved(new: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> float:
     """How far an update moved the weights it started from: |new - old| / |old|, L2 over all.
 
     An adapter counts; of a champion without one it is 0, which is where it begins, and the norm is
     the network's. Raises ArtifactError for weights of another shape.
     """
-    new, old = (
-        unpack(each, fingerprint=None, precision=None).weights() for each in (challenger, champion)
-    )
-    for name in new.keys() - old.keys():
-        if name.startswith("adapter."):
-            old[name] = torch.zeros_like(new[name])
+    fresh = [name for name in new.keys() - old.keys() if name.startswith("adapter.")]
+    old = {**old, **{name: torch.zeros_like(new[name]) for name in fresh}}
     shapes = [{name: tuple(weight.shape) for name, weight in each.items()} for each in (new, old)]
     if shapes[0] != shapes[1]:
         raise ArtifactError("its weights have another shape than the champion's")

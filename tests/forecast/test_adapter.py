@@ -6,16 +6,15 @@ import json
 
 import numpy as np
 import pytest
-import safetensors.numpy
 import torch
 
 from forecast.adapter import FEATURES
 from forecast.artifact import Artifact, pack, unpack
-from forecast.canonical import sha256
 from forecast.errors import ArtifactError
 from forecast.model import Model
 from forecast.serving_cost import costs
 from forecast.windows import transform
+from tests.forecast.artifact_scene import with_arrays
 from tests.train.windows_scene import LEVELS, TARGETS, model, spec, windows
 
 RAW = windows(9)
@@ -41,13 +40,6 @@ def packed(some: Model) -> Artifact:
         created_at="2026-01-01T00:00:00+00:00",
     )
     return Artifact(json.loads(json.dumps(artifact.manifest)), artifact.weights)
-
-
-def with_arrays(artifact: Artifact, change) -> Artifact:
-    arrays = {name: a.copy() for name, a in safetensors.numpy.load(artifact.weights).items()}
-    change(arrays)
-    data = safetensors.numpy.save(arrays)
-    return Artifact({**artifact.manifest, "sha256": sha256(data)}, data)
 
 
 @pytest.mark.parametrize("form", ["exact", "float32", "int8"])

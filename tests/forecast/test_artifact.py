@@ -13,6 +13,7 @@ from forecast.canonical import sha256
 from forecast.errors import ArtifactError
 from forecast.model import Model, ModelSpec, build
 from forecast.windows import WindowSpec, transform
+from tests.forecast.artifact_scene import with_arrays
 from tests.forecast.window_scene import ROLES, gauge, made, rate
 
 METRICS = (gauge("cpu"), rate("net"))
@@ -48,14 +49,6 @@ def packed(model: Model, **change) -> Artifact:
 @pytest.fixture(scope="module")
 def artifact(model) -> Artifact:
     return packed(model)
-
-
-def with_arrays(artifact: Artifact, change) -> Artifact:
-    """The artifact with other tensors and a checksum that fits them."""
-    arrays = {name: a.copy() for name, a in safetensors.numpy.load(artifact.weights).items()}
-    change(arrays)
-    data = safetensors.numpy.save(arrays)
-    return Artifact({**artifact.manifest, "sha256": sha256(data)}, data)
 
 
 def with_manifest(artifact: Artifact, *path: str, value: object) -> Artifact:

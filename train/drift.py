@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast.packing import pack, pack_names, tuples, unpack, unpack_names
-from forecast.places import places
+from forecast.places import moved, places
 from train.block_values import BlockSums
 from train.detector import Floats, Ints
 from train.drift_rules import Alarm, DriftRules
@@ -181,9 +181,7 @@ class Drift:
         self._season = self._season.taken(rows)
         self._vote.rearrange(rows)
         self._sums.arrange(rows)
-        seen = np.zeros(len(rows), np.int64)
-        seen[rows >= 0] = self._seen[rows[rows >= 0]]
-        self._seen = seen
+        self._seen = moved(self._seen, rows)
         self._order(rows)
 
     def _order(self, rows: Ints) -> None:

@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
+from forecast.places import moved
 from train.detector import Bools, Floats, Ints
 
 _HOURS = 24
@@ -76,9 +77,8 @@ class Season:
 
     def taken(self, rows: Ints) -> Self:
         """The rows in another order; -1 is a new one."""
-        made = type(self)(len(rows), self.mean.shape[1])
-        old = rows >= 0
-        made.mean[old], made.days[old] = self.mean[rows[old]], self.days[rows[old]]
+        made = type(self)(0, self.mean.shape[1])
+        made.mean, made.days = moved(self.mean, rows), moved(self.days, rows)
         return made
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:

@@ -116,7 +116,7 @@ class Drift:
             self._arrange(tuple(np.array(self.servers, object)[~gone].tolist()))
         hold = np.array([name in held for name in self.servers], bool)
         if hold.any():
-            self._begin_anew(np.flatnonzero(hold))
+            self._order(np.where(hold, -1, np.arange(len(hold))))
         zones = [timezones.get(name, "UTC") for name in self.servers]
         begin = slot + 1 - self.rules.block
         hours, weekends = local_times(begin, self.rules.step_seconds, zones)
@@ -167,25 +167,18 @@ class Drift:
             return _CHANNELS[kind]
         return f"{_CHANNELS[kind]} of {self.rules.targets[target]}"
 
-    def _begin_anew(self, rows: Ints) -> None:
-        """Forget what was usual for these servers."""
-        self._season.forget(rows)
-        order = np.arange(len(self.servers))
-        order[rows] = -1
-        self._order(order)
-
     def _arrange(self, names: tuple[str, ...]) -> None:
         """Other servers, or in another order: those that are new know nothing."""
         rows = places(names, self.servers)
         self.servers = names
-        self._season = self._season.taken(rows)
         self._vote.rearrange(rows)
         self._sums.arrange(rows)
         self._seen = moved(self._seen, rows)
         self._order(rows)
 
     def _order(self, rows: Ints) -> None:
-        """The detectors' series of these rows; -1 begins anew."""
+        """What is usual in these rows, and the detectors of their series; -1 begins anew."""
+        self._season = self._season.taken(rows)
         each = np.arange(2 * self._targets)
         wide = np.where(rows[:, None] < 0, -1, rows[:, None] * len(each) + each)
         self._inputs, self._losses = self._inputs.taken(wide.reshape(-1)), self._losses.taken(rows)

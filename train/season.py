@@ -70,11 +70,6 @@ class Season:
         """These series lie higher by so much from now on, at every hour."""
         self.mean[rows, series] += by[:, None, None].astype(np.float32)
 
-    def forget(self, rows: Ints) -> None:
-        """Begin anew with these rows."""
-        self.mean[rows] = 0.0
-        self.days[rows] = 0.0
-
     def taken(self, rows: Ints) -> Self:
         """The rows in another order; -1 is a new one."""
         made = type(self)(0, self.mean.shape[1])

@@ -22,6 +22,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from forecast.clock import slots_per_day
 from forecast.packing import pack, pack_names, tuples, unpack, unpack_names
 from forecast.places import moved, places
 from train.block_values import BlockSums
@@ -56,7 +57,7 @@ class Drift:
         self._season = Season(0, 2 * self._targets + 1)
         self._sums = BlockSums(0, resolutions=rules.resolutions, block=rules.block)
         self._seen: Ints = np.zeros(0, np.int64)
-        self._day = 86_400 // rules.step_seconds
+        self._day = slots_per_day(rules.step_seconds)
         chance = min(0.5, len(_CHANNELS) * self._day / rules.false_alarm_slots)
         self._vote = Vote(0, day=self._day, share=rules.fleet_share, chance=chance)
 
@@ -79,12 +80,11 @@ class Drift:
         served_NT: NDArray[Any],
         naive_NT: NDArray[Any],
         timezones: Mapping[str, str],
-        masked: Collection[str] = (),
         held: Collection[str] = (),
     ) -> bool:
         """Take in a slot: its actuals, and what the forecasts made for it lost; NaN is unknown.
 
-        `masked` servers (an incident, maintenance) are skipped. `held` servers (a deploy) begin
+        What is masked (an incident, maintenance) is unknown, too. `held` servers (a deploy) begin
         anew when the block ends: what changed with a deploy is known already. Returns whether a
         block ended with this slot.
         """
@@ -94,9 +94,8 @@ class Drift:
         if self.slot is not None and slot // block != self.slot // block:
             self._sums.clear()  # also of a block whose last slot never came
         self.slot = slot
-        kept = np.array([name not in masked for name in servers], bool)
-        rows = self._rows(servers)[kept]
-        self._sums.add(rows, actuals_NT[kept], served_NT[kept], naive_NT[kept])
+        rows = self._rows(servers)
+        self._sums.add(rows, actuals_NT, served_NT, naive_NT)
         self._seen[rows] = slot
         if not self.block_ended:
             return False

@@ -23,12 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast.clock import slots_per_day
+from forecast.local_time import local_times
 from forecast.packing import pack, pack_names, tuples, unpack, unpack_names
 from forecast.places import moved, places
 from train.block_values import BlockSums
 from train.detector import Floats, Ints
 from train.drift_rules import Alarm, DriftRules
-from train.season import Season, local_times
+from train.season import Season
 from train.vote import Vote
 
 _KEPT = 64
@@ -117,8 +118,8 @@ class Drift:
         if hold.any():
             self._order(np.where(hold, -1, np.arange(len(hold))))
         zones = [timezones.get(name, "UTC") for name in self.servers]
-        begin = slot + 1 - self.rules.block
-        hours, weekends = local_times(begin, self.rules.step_seconds, zones)
+        begin = np.full(len(zones), slot + 1 - self.rules.block)
+        hours, weekends = local_times(begin, zones, self.rules.step_seconds)
         x = self._sums.values()
         levels = np.arange(x.shape[1]) < self._targets
         left = self._season.removed(x, hours, weekends, levels, ~self._joined("watching"))

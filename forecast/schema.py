@@ -113,6 +113,12 @@ class Schema:
         """Metric names in column order."""
         return tuple(metric.name for metric in self.metrics)
 
+    @property
+    def target_columns(self) -> tuple[int, ...]:
+        """[T] column of each target."""
+        names = self.names
+        return tuple(names.index(target) for target in self.targets)
+
     def metric(self, name: str) -> Metric:
         """The metric of that name (not an alias); KeyError when there is none."""
         for metric in self.metrics:

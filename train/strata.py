@@ -42,7 +42,7 @@ def levels(raw: RawWindows, schema: Schema) -> FloatArray:
 
     The mean over targets of log(1 + |mean value| / resolution); 0 where nothing is known.
     """
-    columns = [schema.names.index(target) for target in schema.targets]
+    columns = schema.target_columns
     finest = np.array([schema.metrics[column].resolution for column in columns])
     context = raw.values[:, : raw.context, columns].astype(np.float64)
     seen = np.isfinite(context)

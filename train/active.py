@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast.errors import NothingNew
+from forecast.features import is_log
 from forecast.schema import Schema
 from forecast.windows import RawWindows
 
@@ -170,8 +171,8 @@ def _unit(raw: RawWindows, schema: Schema) -> Floats:
     Of a metric read as log1p the deviation of logarithms times the context's mean.
     """
     columns = schema.target_columns
-    finest = np.array([schema.metrics[column].resolution for column in columns])
-    logs = np.array([schema.metrics[column].transform == "log1p" for column in columns])
+    metrics = [schema.metrics[column] for column in columns]
+    finest, logs = np.array([metric.resolution for metric in metrics]), is_log(metrics)
     spread = np.nan_to_num(raw.spread[:, columns].astype(np.float64))
     level = _mean(np.abs(raw.values[:, : raw.context, columns].astype(np.float64)))
     unit: Floats = np.maximum(np.where(logs, spread * (1 + level), spread), finest)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-def places(names: Sequence[str], among: Sequence[str]) -> NDArray[np.int64]:
+def places(names: Sequence[Hashable], among: Sequence[Hashable]) -> NDArray[np.int64]:
     """Where each of `names` stands in `among`; -1 where it does not.
 
     >>> places(("b", "new"), ("a", "b")).tolist()

@@ -259,7 +259,7 @@ class Rehearsal:
                 return stored.compact(self._dump())
             if then["capacity"] != self._table.capacity:
                 self._table = self._table.resized(then["capacity"])
-            self._apply(records.today(record, then, self._schema))
+            self._apply(records.brought(record, then, self._kind))
         if self._table.capacity != self._capacity:
             if self._capacity < len(self._table):
                 self._drawn = None  # its windows may be among those that go

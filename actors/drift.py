@@ -139,15 +139,8 @@ class DriftWatch:
     async def _update(self, drift: Drift, report: StepReport) -> bool:
         if report.actuals.shape[1] != len(drift.rules.targets):
             return False  # scored before the targets were others
-        members = report.members
-        served = next((one for one in (ENSEMBLE, CHAMPION) if one in members), None)
-        losses = [
-            report.loss[members.index(one)]
-            if one in members
-            else np.full(report.actuals.shape, np.nan)
-            for one in (served, SEASONAL_NAIVE)
-        ]
-        values = (report.actuals, losses[0], losses[1])
+        served = ENSEMBLE if ENSEMBLE in report.members else CHAMPION
+        values = (report.actuals, report.loss_of(served), report.loss_of(SEASONAL_NAIVE))
         return await self._seen(drift, report.slot, report.servers, values)
 
     async def _seen(

@@ -87,9 +87,7 @@ def losses_of(stream: Scenario, *, forecasts: bool = True) -> Losses:
     for report in _reports(buffer, config, settings, known, replay.end_slot):
         at, rows = report.slot - replay.first_slot, [place[name] for name in report.servers]
         made[0, at, rows] = report.actuals
-        for part, member in ((1, SERVED), (2, NAIVE)):
-            if member in report.members:
-                made[part, at, rows] = report.loss[report.members.index(member)]
+        made[1, at, rows], made[2, at, rows] = report.loss_of(SERVED), report.loss_of(NAIVE)
     return Losses(servers, replay.first_slot, replay.start_slot, *made)
 
 

@@ -135,7 +135,7 @@ def resolutions(center: Floats, metrics: Sequence[Metric]) -> Floats:
     """
     declared = np.array([metric.resolution for metric in metrics])
     moved = np.broadcast_to(declared, center.shape).copy()
-    logs = _is_log(metrics)
+    logs = is_log(metrics)
     # log1p(v + r) - log1p(v) with 1 + v = exp(center)
     moved[..., logs] = np.log1p(moved[..., logs] * np.exp(-center[..., logs]))
     finest: Floats = np.maximum(moved, _FLOAT32_STEPS * np.abs(center))
@@ -177,5 +177,6 @@ def squashed(scaled: Floats) -> FloatArray:
     return near
 
 
-def _is_log(metrics: Sequence[Metric]) -> Bools:
+def is_log(metrics: Sequence[Metric]) -> Bools:
+    """[M] which metrics are read as log1p."""
     return np.array([metric.transform == "log1p" for metric in metrics], dtype=bool)

@@ -29,6 +29,30 @@ def calendar(first: Ints, count: int, timezones: Sequence[str], step_seconds: in
     a clock change moves the 06:00 job with the clock. Raises KeyError (zoneinfo's) for a zone
     nobody knows.
     """
+    places, grain = _places(first, count, timezones, step_seconds)
+    # Where a week has fewer places than there are slots, each of them is worked out once.
+    end = _WEEK + (count - 1) * step_seconds
+    if places.size * grain < end:
+        return _waves(places)
+    return _waves(np.arange(0, end + 1, grain)).take(places // grain, axis=0)
+
+
+def local_times(slots: Ints, timezones: Sequence[str], step_seconds: int) -> tuple[Ints, Ints]:
+    """The local hour [N], 0 to 23, and whether it is a weekend [N], 0 or 1, as each slot begins.
+
+    Raises KeyError as `calendar`.
+
+    >>> local_times(np.array([72, 72]), ["UTC", "Asia/Tokyo"], 300)  # a Thursday
+    (array([ 6, 15]), array([0, 0]))
+    """
+    seconds = _places(slots, 1, timezones, step_seconds)[0][:, 0]
+    return seconds % _DAY // 3600, (seconds // _DAY >= 5).astype(np.int64)
+
+
+def _places(
+    first: Ints, count: int, timezones: Sequence[str], step_seconds: int
+) -> tuple[Ints, int]:
+    """Seconds [N, K] since a local Monday's midnight, and a number that divides all of them."""
     start, rise = first * step_seconds, np.arange(count) * step_seconds
     places = np.empty((len(start), count), np.int64)
     grain = math.gcd(step_seconds, _THURSDAY, _WEEK)
@@ -39,10 +63,7 @@ def calendar(first: Ints, count: int, timezones: Sequence[str], step_seconds: in
         clock = _Clock(start[rows], start[rows] + rise[-1], ZoneInfo(zone))
         places[rows] = clock.places(start[rows], rise)
         grain = math.gcd(grain, *clock.offsets.tolist())
-    # Where a week has fewer places than there are slots, each of them is worked out once.
-    if places.size * grain < _WEEK + rise[-1]:
-        return _waves(places)
-    return _waves(np.arange(0, _WEEK + rise[-1] + 1, grain)).take(places // grain, axis=0)
+    return places, grain
 
 
 def _waves(places: Ints) -> FloatArray:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-def places(names: Sequence[str], among: Sequence[str]) -> NDArray[np.int64]:
+def places(names: Sequence[Hashable], among: Sequence[Hashable]) -> NDArray[np.int64]:
     """Where each of `names` stands in `among`; -1 where it does not.
 
     >>> places(("b", "new"), ("a", "b")).tolist()
@@ -25,7 +25,16 @@ def aligned(
     """Rows of `values` [among, ...] in the order of `names`; NaN for those it does not have."""
     if tuple(names) == tuple(among):
         return values
-    rows = places(names, among)
-    found = np.full((len(rows), *values.shape[1:]), np.nan, np.float32)
-    found[rows >= 0] = values[rows[rows >= 0]]
+    return moved(values.astype(np.float32, copy=False), places(names, among), new=np.nan)
+
+
+def moved(values: NDArray[Any], rows: NDArray[np.int64], *, new: float = 0) -> NDArray[Any]:
+    """These rows of `values` [among, ...], in a new array; all `new` for -1.
+
+    >>> moved(np.array([5, 6]), np.array([1, -1, 0])).tolist()
+    [6, 0, 5]
+    """
+    found = np.full((len(rows), *values.shape[1:]), new, values.dtype)
+    old = rows >= 0
+    found[old] = values[rows[old]]
     return found

@@ -98,6 +98,13 @@ class StepReport:
     loss: NDArray[np.float32] = field(repr=False)
     actuals: NDArray[np.float32] = field(repr=False)
 
+    def loss_of(self, member: str) -> NDArray[np.float32]:
+        """The losses [S, T] of one member; NaN where nothing is told of it."""
+        if member not in self.members:
+            return np.full_like(self.actuals, np.nan)
+        found: NDArray[np.float32] = self.loss[self.members.index(member)]
+        return found
+
     def pack(self) -> bytes:
         """The report as bytes, for storage."""
         header = {name: getattr(self, name) for name in ("slot", "cells", "members", "wql")}

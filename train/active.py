@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast.errors import NothingNew
+from forecast.features import is_log
 from forecast.schema import Schema
 from forecast.windows import RawWindows
 
@@ -164,18 +165,14 @@ def _own_parts(servers: tuple[str, ...], width_N: Floats) -> dict[str, float]:
     return {name: sum(offs) / (len(offs) + _SHRINK) for name, offs in sorted(found.items())}
 
 
-def _columns(raw: RawWindows, schema: Schema) -> list[int]:
-    return [schema.names.index(target) for target in schema.targets]
-
-
 def _unit(raw: RawWindows, schema: Schema) -> Floats:
     """[N, T] long-run deviations in natural units; at least the resolution.
 
     Of a metric read as log1p the deviation of logarithms times the context's mean.
     """
-    columns = _columns(raw, schema)
-    finest = np.array([schema.metrics[column].resolution for column in columns])
-    logs = np.array([schema.metrics[column].transform == "log1p" for column in columns])
+    columns = schema.target_columns
+    metrics = [schema.metrics[column] for column in columns]
+    finest, logs = np.array([metric.resolution for metric in metrics]), is_log(metrics)
     spread = np.nan_to_num(raw.spread[:, columns].astype(np.float64))
     level = _mean(np.abs(raw.values[:, : raw.context, columns].astype(np.float64)))
     unit: Floats = np.maximum(np.where(logs, spread * (1 + level), spread), finest)
@@ -192,7 +189,7 @@ def _widths(raw: RawWindows, forecast_NHTQ: FloatArray, schema: Schema) -> Float
 
 def _features(raw: RawWindows, schema: Schema) -> Floats:
     """[N, T, F] level against a day and a week before, spread, slope, and share of gaps."""
-    columns, unit = _columns(raw, schema), _unit(raw, schema)
+    columns, unit = schema.target_columns, _unit(raw, schema)
     context, daily, weekly = (
         values[:, : raw.context, columns].astype(np.float64)
         for values in (raw.values, raw.daily, raw.weekly)

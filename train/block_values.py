@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from forecast.places import moved
 from train.detector import Floats, Ints
 
 FLOORS = (0.05, 0.1, 0.05)
@@ -76,6 +77,4 @@ class BlockSums:
 
     def arrange(self, rows: Ints) -> None:
         """The servers in another order; -1 is a new one."""
-        made = np.zeros((len(rows), *self.sums.shape[1:]))
-        made[rows >= 0] = self.sums[rows[rows >= 0]]
-        self.sums = made
+        self.sums = moved(self.sums, rows)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from forecast.errors import StateError
 from forecast.packing import pack, unpack
+from forecast.places import moved
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -24,7 +25,7 @@ Bools = NDArray[np.bool_]
 
 
 class Detector(ABC):
-    """Watches `count` series; what is known of each is a row of every array in `_rows`.
+    """Watches `count` series; what is known of each is a row of every array in `_rows`, 0 at first.
 
     `floor` is the least standard deviation that is taken for real, in units of the values.
     """
@@ -69,9 +70,7 @@ class Detector(ABC):
     def taken(self, rows: Ints) -> Self:
         """The series in another order; -1 is a new one."""
         made = type(self)(len(rows), **self.settings)
-        old = rows >= 0
-        for name, array in made._rows.items():
-            array[old] = self._rows[name][rows[old]]
+        made._rows = {name: moved(array, rows) for name, array in self._rows.items()}
         return made
 
     def pack(self) -> bytes:

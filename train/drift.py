@@ -22,12 +22,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from forecast.clock import slots_per_day
+from forecast.local_time import local_times
 from forecast.packing import pack, pack_names, tuples, unpack, unpack_names
-from forecast.places import places
+from forecast.places import moved, places
 from train.block_values import BlockSums
 from train.detector import Floats, Ints
 from train.drift_rules import Alarm, DriftRules
-from train.season import Season, local_times
+from train.season import Season
 from train.vote import Vote
 
 _KEPT = 64
@@ -56,7 +58,7 @@ class Drift:
         self._season = Season(0, 2 * self._targets + 1)
         self._sums = BlockSums(0, resolutions=rules.resolutions, block=rules.block)
         self._seen: Ints = np.zeros(0, np.int64)
-        self._day = 86_400 // rules.step_seconds
+        self._day = slots_per_day(rules.step_seconds)
         chance = min(0.5, len(_CHANNELS) * self._day / rules.false_alarm_slots)
         self._vote = Vote(0, day=self._day, share=rules.fleet_share, chance=chance)
 
@@ -79,12 +81,11 @@ class Drift:
         served_NT: NDArray[Any],
         naive_NT: NDArray[Any],
         timezones: Mapping[str, str],
-        masked: Collection[str] = (),
         held: Collection[str] = (),
     ) -> bool:
         """Take in a slot: its actuals, and what the forecasts made for it lost; NaN is unknown.
 
-        `masked` servers (an incident, maintenance) are skipped. `held` servers (a deploy) begin
+        What is masked (an incident, maintenance) is unknown, too. `held` servers (a deploy) begin
         anew when the block ends: what changed with a deploy is known already. Returns whether a
         block ended with this slot.
         """
@@ -94,9 +95,8 @@ class Drift:
         if self.slot is not None and slot // block != self.slot // block:
             self._sums.clear()  # also of a block whose last slot never came
         self.slot = slot
-        kept = np.array([name not in masked for name in servers], bool)
-        rows = self._rows(servers)[kept]
-        self._sums.add(rows, actuals_NT[kept], served_NT[kept], naive_NT[kept])
+        rows = self._rows(servers)
+        self._sums.add(rows, actuals_NT, served_NT, naive_NT)
         self._seen[rows] = slot
         if not self.block_ended:
             return False
@@ -116,10 +116,10 @@ class Drift:
             self._arrange(tuple(np.array(self.servers, object)[~gone].tolist()))
         hold = np.array([name in held for name in self.servers], bool)
         if hold.any():
-            self._begin_anew(np.flatnonzero(hold))
+            self._order(np.where(hold, -1, np.arange(len(hold))))
         zones = [timezones.get(name, "UTC") for name in self.servers]
-        begin = slot + 1 - self.rules.block
-        hours, weekends = local_times(begin, self.rules.step_seconds, zones)
+        begin = np.full(len(zones), slot + 1 - self.rules.block)
+        hours, weekends = local_times(begin, zones, self.rules.step_seconds)
         x = self._sums.values()
         levels = np.arange(x.shape[1]) < self._targets
         left = self._season.removed(x, hours, weekends, levels, ~self._joined("watching"))
@@ -167,27 +167,18 @@ class Drift:
             return _CHANNELS[kind]
         return f"{_CHANNELS[kind]} of {self.rules.targets[target]}"
 
-    def _begin_anew(self, rows: Ints) -> None:
-        """Forget what was usual for these servers."""
-        self._season.forget(rows)
-        order = np.arange(len(self.servers))
-        order[rows] = -1
-        self._order(order)
-
     def _arrange(self, names: tuple[str, ...]) -> None:
         """Other servers, or in another order: those that are new know nothing."""
         rows = places(names, self.servers)
         self.servers = names
-        self._season = self._season.taken(rows)
         self._vote.rearrange(rows)
         self._sums.arrange(rows)
-        seen = np.zeros(len(rows), np.int64)
-        seen[rows >= 0] = self._seen[rows[rows >= 0]]
-        self._seen = seen
+        self._seen = moved(self._seen, rows)
         self._order(rows)
 
     def _order(self, rows: Ints) -> None:
-        """The detectors' series of these rows; -1 begins anew."""
+        """What is usual in these rows, and the detectors of their series; -1 begins anew."""
+        self._season = self._season.taken(rows)
         each = np.arange(2 * self._targets)
         wide = np.where(rows[:, None] < 0, -1, rows[:, None] * len(each) + each)
         self._inputs, self._losses = self._inputs.taken(wide.reshape(-1)), self._losses.taken(rows)

@@ -112,7 +112,7 @@ def restored(stored: Halves, schema: Schema) -> tuple[FloatArray, FloatArray, Fl
     """Values, those a day and those a week before, [N, K, M] each, in natural units."""
     count, _, slots, width = stored.codes.shape
     values_3NKM = np.empty((3, count, slots, width), np.float32)
-    logs = _logs(schema)
+    logs = features.is_log(schema.metrics)
     for start in range(0, count, _AT_A_TIME):
         rows = slice(start, start + _AT_A_TIME)
         center = _moved(stored.center[rows].astype(np.float64), logs)[:, None, None]
@@ -127,7 +127,7 @@ def restored(stored: Halves, schema: Schema) -> tuple[FloatArray, FloatArray, Fl
 
 
 def _halve(raw: RawWindows, schema: Schema, into: Halves) -> None:
-    logs = _logs(schema)
+    logs = features.is_log(schema.metrics)
     values = np.stack([raw.values, raw.daily, raw.weekly], axis=1)
     context = values[:, 0, : raw.context]
     into.center[:] = features.forward_fill(
@@ -145,11 +145,6 @@ def _halve(raw: RawWindows, schema: Schema, into: Halves) -> None:
     into.scale[:] = np.maximum(np.maximum(deviation, least), farthest / _LARGEST)
     moved /= into.scale.astype(np.float64)[:, None, None]
     into.codes[:] = moved.astype(np.float16).view(np.uint16)
-
-
-def _logs(schema: Schema) -> NDArray[np.bool_]:
-    """[M] which metrics are read as log1p."""
-    return np.array([metric.transform == "log1p" for metric in schema.metrics])
 
 
 def _moved(values: NDArray[np.float64], logs: NDArray[np.bool_]) -> NDArray[np.float64]:

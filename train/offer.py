@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from forecast.places import places
 from forecast.schema import Schema
 from forecast.windows import RawWindows
 from train.halves import Halves, halved
@@ -40,6 +41,5 @@ class Offer:
         """Windows as the buffer cut them, labels and all."""
         whose = list(zip(raw.servers, raw.roles, raw.timezones, strict=True))
         owners = tuple(sorted(set(whose)))
-        numbers = {owner: number for number, owner in enumerate(owners)}
-        owner = np.array([numbers[one] for one in whose], dtype=np.int64)
+        owner = places(whose, owners)
         return cls(halved(raw, schema), owners, owner, phases(raw), levels(raw, schema))

@@ -167,12 +167,13 @@ class Rehearsal:
         book = self._buffer.events
         if book.masker(known_at) is None:
             return windows
-        values, ahead = windows.values.copy(), np.arange(1, self._horizon + 1)
-        whose = zip(windows.servers, windows.roles, windows.origin, strict=True)
-        for at, (name, role, origin) in enumerate(whose):
-            # The role is the window's own: the table outlives servers that gave way to others.
-            hidden = book.mask((name,), origin + ahead, known_at, roles=(role,))[0]
-            values[at, windows.context :][hidden] = np.nan
+        labels = windows.origin[:, None] + np.arange(1, self._horizon + 1)
+        slots, at = np.unique(labels, return_inverse=True)
+        # Roles are the windows' own: the table outlives servers that gave way to others.
+        masked = book.mask(windows.servers, slots, known_at, roles=windows.roles)
+        hidden = np.take_along_axis(masked, at.reshape(labels.shape), axis=1)
+        values = windows.values.copy()
+        values[:, windows.context :][hidden] = np.nan
         return replace(windows, values=values)
 
     def _settle(self, last: int, seed: int) -> None:
@@ -258,7 +259,7 @@ class Rehearsal:
                 return stored.compact(self._dump())
             if then["capacity"] != self._table.capacity:
                 self._table = self._table.resized(then["capacity"])
-            self._apply(records.today(record, then, self._schema))
+            self._apply(records.brought(record, then, self._kind))
         if self._table.capacity != self._capacity:
             if self._capacity < len(self._table):
                 self._drawn = None  # its windows may be among those that go

@@ -104,12 +104,12 @@ def stored(log: SegmentLog) -> Iterator[tuple[About, Record]]:
     yield from log.replay()
 
 
-def today(record: Record, then: About, schema: Schema) -> Record:
+def brought(record: Record, stored: About, today: About) -> Record:
     """The record with a column for each metric of today."""
-    metrics = [[one.name, one.unit, one.kind, one.transform] for one in schema.metrics]
-    if "codes" not in record.arrays or then["metrics"] == metrics:
+    then, now = stored["metrics"], today["metrics"]
+    if "codes" not in record.arrays or then == now:
         return record
-    columns = [then["metrics"].index(one) if one in then["metrics"] else None for one in metrics]
+    columns = [then.index(one) if one in then else None for one in now]
     arrays = dict(record.arrays)
     for name, gap in _GAPS.items():
         old = record.arrays[name]

@@ -205,7 +205,6 @@ class ReplayTable:
         """All but the windows themselves, as JSON values and arrays; see `kept`."""
         header = {"size": self._size, "owners": [list(owner) for owner in self._owners]}
         arrays = {name: self._array(name)[: self._size] for name in _KEPT}
-        arrays["stratum"] = self._stratum[: self._size].astype(np.uint8)
         members = np.array([row for rows in self._members for row in rows], dtype=np.int32)
         return header, {
             **arrays,

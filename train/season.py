@@ -9,14 +9,13 @@ N rows (servers), D series of each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping
 from typing import Self
-from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
 
+from forecast.places import moved
 from train.detector import Bools, Floats, Ints
 
 _HOURS = 24
@@ -26,20 +25,6 @@ _ENOUGH = 3
 """From so many days on a mean can be held."""
 _HOLIDAY = 0.7
 """The share of the fleet that must look like the other kind of day."""
-
-
-def local_times(slot: int, step_seconds: int, timezones: Sequence[str]) -> tuple[Ints, Ints]:
-    """The local hour (0 to 23) and whether it is a weekend (0, 1) at a slot's begin, for each zone.
-
-    >>> local_times(6 * 12, 300, ["UTC", "Asia/Tokyo"])  # a Thursday
-    (array([ 6, 15]), array([0, 0]))
-    """
-    known: dict[str, tuple[int, int]] = {}
-    for zone in sorted(set(timezones)):
-        there = datetime.fromtimestamp(slot * step_seconds, ZoneInfo(zone))
-        known[zone] = (there.hour, int(there.weekday() >= 5))
-    found = np.array([known[zone] for zone in timezones], np.int64).reshape(-1, 2)
-    return found[:, 0].copy(), found[:, 1].copy()
 
 
 class Season:
@@ -69,16 +54,10 @@ class Season:
         """These series lie higher by so much from now on, at every hour."""
         self.mean[rows, series] += by[:, None, None].astype(np.float32)
 
-    def forget(self, rows: Ints) -> None:
-        """Begin anew with these rows."""
-        self.mean[rows] = 0.0
-        self.days[rows] = 0.0
-
     def taken(self, rows: Ints) -> Self:
         """The rows in another order; -1 is a new one."""
-        made = type(self)(len(rows), self.mean.shape[1])
-        old = rows >= 0
-        made.mean[old], made.days[old] = self.mean[rows[old]], self.days[rows[old]]
+        made = type(self)(0, self.mean.shape[1])
+        made.mean, made.days = moved(self.mean, rows), moved(self.days, rows)
         return made
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:

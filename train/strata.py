@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from forecast.local_time import calendar
+from forecast.local_time import local_times
 from forecast.schema import Schema
 from forecast.windows import RawWindows
 
@@ -23,8 +23,6 @@ STRATA = 4 * 2 * REGIMES
 
 _THIRD = 0.43
 """Standard deviations from the mean between which a third of a normal distribution lies."""
-_ROUNDING = 1e-4
-"""Of an angle, as the calendar's float32 waves give it."""
 _MOST = 2000
 """Windows that a server's usual level remembers: about a month of hourly ones of a small fleet."""
 _MOST_LOSSES = 64
@@ -34,11 +32,8 @@ _MOST_PRIORITY = 5.0
 
 def phases(raw: RawWindows) -> IntArray:
     """[N] 0 to 7: the quarter of the local day of each origin, 4 more at weekends."""
-    waves = calendar(raw.origin, 1, raw.timezones, raw.step_seconds)[:, 0].astype(np.float64)
-    day, week = (np.arctan2(waves[:, at], waves[:, at + 1]) + _ROUNDING for at in (0, 2))
-    quarter = np.floor(day % (2 * np.pi) / (np.pi / 2)).astype(np.int64)
-    weekday = np.floor(week % (2 * np.pi) * 7 / (2 * np.pi)).astype(np.int64)
-    found: IntArray = quarter + 4 * (weekday >= 5)
+    hours, weekends = local_times(raw.origin, raw.timezones, raw.step_seconds)
+    found: IntArray = hours // 6 + 4 * weekends
     return found
 
 
@@ -47,7 +42,7 @@ def levels(raw: RawWindows, schema: Schema) -> FloatArray:
 
     The mean over targets of log(1 + |mean value| / resolution); 0 where nothing is known.
     """
-    columns = [schema.names.index(target) for target in schema.targets]
+    columns = schema.target_columns
     finest = np.array([schema.metrics[column].resolution for column in columns])
     context = raw.values[:, : raw.context, columns].astype(np.float64)
     seen = np.isfinite(context)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from forecast.places import moved
 from train.detector import Bools, Ints
 
 _ONCE_IN_DAYS = 365
@@ -101,11 +102,8 @@ class Vote:
 
     def rearrange(self, rows: Ints) -> None:
         """The servers in another order; -1 is a new one."""
-        old = rows >= 0
-        for name in ("drifted", "since"):
-            made = np.full(len(rows), -1, np.int64)
-            made[old] = getattr(self, name)[rows[old]]
-            setattr(self, name, made)
+        self.drifted = moved(self.drifted, rows, new=-1)
+        self.since = moved(self.since, rows, new=-1)
 
 
 def _at_least(count: int, among: int, chance: float) -> float:

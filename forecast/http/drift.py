@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from forecast.http.api import Answer
-from forecast.http.series import moment
+from forecast.http.series import begin_of, end_of
 from forecast.record import Snapshot
 
 
@@ -59,25 +59,19 @@ class DriftAnswer(Answer):
 
 def answer(told: Mapping[str, Any], snapshot: Snapshot | None) -> DriftAnswer:
     """What the controller told, with times for slots."""
-
-    def time(slot: int | None, *, end: bool = False) -> str | None:
-        if slot is None or snapshot is None:
-            return None
-        return moment(slot + end, snapshot.step_seconds)
-
     alarms = [
         AlarmAnswer(
-            confirmed=time(one["slot"], end=True),
+            confirmed=end_of(one["slot"], snapshot),
             count=one["count"],
             servers=[
-                AlarmedAnswer(server=server, since=time(since), channel=channel)
+                AlarmedAnswer(server=server, since=begin_of(since, snapshot), channel=channel)
                 for server, since, channel in zip(
                     one["servers"], one["since"], one["channels"], strict=True
                 )
             ],
             share=one["share"],
             fleet_wide=one["fleet_wide"],
-            fleet_since=time(one["fleet_since"]),
+            fleet_since=begin_of(one["fleet_since"], snapshot),
             update_due=one["acts"],
         )
         for one in told.get("alarms", ())
@@ -85,10 +79,10 @@ def answer(told: Mapping[str, Any], snapshot: Snapshot | None) -> DriftAnswer:
     return DriftAnswer(
         enabled=told["enabled"],
         detector=told.get("detector"),
-        as_of=time(told.get("slot"), end=True),
+        as_of=end_of(told.get("slot"), snapshot),
         servers=told.get("servers", 0),
         watching=told.get("watching", 0),
-        fleet_since=time(told.get("fleet_since")),
+        fleet_since=begin_of(told.get("fleet_since"), snapshot),
         nearest=[NearestAnswer(**one) for one in told.get("nearest", ())],
         alarms=alarms,
     )

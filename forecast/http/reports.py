@@ -23,7 +23,7 @@ from forecast.http.api import (
     rfc3339,
 )
 from forecast.http.queries import ServersQuery
-from forecast.http.series import moment
+from forecast.http.series import begin_of, end_of, moment
 from forecast.http.service import ServerLike
 from forecast.record import Snapshot
 from forecast.registry import UpdateRecord
@@ -67,8 +67,8 @@ def accuracy(report: AccuracyReport, snapshot: Snapshot | None) -> AccuracyAnswe
         return [MemberAccuracy.model_validate(one, from_attributes=True) for one in found]
 
     return AccuracyAnswer(
-        since=_begin(report.since_slot, snapshot),
-        scored_until=_end(report.through_slot, snapshot),
+        since=begin_of(report.since_slot, snapshot),
+        scored_until=end_of(report.through_slot, snapshot),
         server=report.server,
         metric=report.target,
         members=members(report.members),
@@ -115,7 +115,7 @@ def _update(record: UpdateRecord, snapshot: Snapshot | None) -> UpdateAnswer:
         sequence=record.sequence,
         time=rfc3339(record.time_s),
         slot=record.slot,
-        as_of=_end(record.slot, snapshot),
+        as_of=end_of(record.slot, snapshot),
         update_id=record.update_id,
         kind=str(kind),
         verdict=record.verdict,
@@ -150,8 +150,8 @@ def servers(
                 role=state.role,
                 timezone=state.timezone,
                 state=state.state,
-                first_seen=_begin(state.first_slot, snapshot),
-                last_seen=_end(state.last_slot, snapshot),
+                first_seen=begin_of(state.first_slot, snapshot),
+                last_seen=end_of(state.last_slot, snapshot),
                 missing_slots=state.missing_slots,
             )
             for state in page
@@ -179,11 +179,3 @@ def ready(snapshot: Snapshot | None, now_s: float) -> ReadyAnswer:
         age_seconds=age_s(snapshot, now_s),
         missing=missing,
     )
-
-
-def _begin(slot: int | None, snapshot: Snapshot | None) -> str | None:
-    return None if slot is None or snapshot is None else moment(slot, snapshot.step_seconds)
-
-
-def _end(slot: int | None, snapshot: Snapshot | None) -> str | None:
-    return None if slot is None or snapshot is None else moment(slot + 1, snapshot.step_seconds)

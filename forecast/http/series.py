@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from forecast.clock import SILENT_SLOTS
 from forecast.http.api import SeriesStatus, rfc3339
 from forecast.http.queries import Threshold
+from forecast.record import Snapshot
 from forecast.windows import RawWindows
 
 
@@ -41,6 +42,16 @@ class Standing:
 def moment(slot: int, step_seconds: int) -> str:
     """Begin of a slot as text."""
     return rfc3339(slot * step_seconds)
+
+
+def begin_of(slot: int | None, snapshot: Snapshot | None) -> str | None:
+    """Begin of a slot as text; None without one, or while nothing says how long it is."""
+    return None if slot is None or snapshot is None else moment(slot, snapshot.step_seconds)
+
+
+def end_of(slot: int | None, snapshot: Snapshot | None) -> str | None:
+    """End of a slot as text; None as for `begin_of`."""
+    return None if slot is None else begin_of(slot + 1, snapshot)
 
 
 def seen_slots(raw: RawWindows, row: int, metric: str) -> NDArray[np.bool_]:

@@ -118,8 +118,10 @@ def test_masked_servers_are_skipped_and_held_ones_begin_anew():
         later = Scene()
         later.first = scene.first + CHANGE * DAY
         for name in ("cpu", "served", "naive"):
-            setattr(later, name, getattr(scene, name)[CHANGE * DAY :])
-        later.watched(drift, **{how: ["c000-s2"]})
+            setattr(later, name, getattr(scene, name)[CHANGE * DAY :].copy())
+        if how == "masked":
+            later.cpu[:, 2] = later.served[:, 2] = later.naive[:, 2] = np.nan
+        later.watched(drift, held=["c000-s2"] if how == "held" else ())
         assert not [one for one in after(scene, drift) if one[0] == "c000-s2"]
 
 

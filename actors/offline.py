@@ -125,7 +125,9 @@ def train_and_judge(
         anchor=None if anchor == champion else _readable(registry, anchor),
     )
     rules, seed = settings.rules(), settings.seed + closed
+    paused = None if champion is None else registry.state().paused
     decision = decide(evidence, rules, champion=champion, anchor=anchor, seed=seed)
+    decision = decision.held(None if paused is None else str(paused))
     report = {
         **decision.report,
         "kind": kind,

@@ -63,6 +63,14 @@ class RegistryActor:
         """Move the champion back."""
         return await self._tell(self._registry.rollback(to, **record))
 
+    async def pause(self, **record: Any) -> RegistryState:
+        """Hold promotion back, or all learning; see `Registry.pause`."""
+        return await self._tell(self._registry.pause(**record))
+
+    async def resume(self, **record: Any) -> RegistryState:
+        """Let promotion and learning go on."""
+        return await self._tell(self._registry.resume(**record))
+
     async def reject(self, version: int | None, **record: Any) -> RegistryState:
         """Record a challenger that the gate refused."""
         return await self._tell(self._registry.reject(version, **record))
@@ -135,8 +143,11 @@ class RegistryActor:
         return self._registry.updates(limit=limit, since_slot=since_slot)
 
     async def summary(self) -> dict[str, Any]:
-        """The champion, how many challengers were promoted and refused, the last verdict."""
-        return {"champion": self._registry.state().champion, **self._verdicts}
+        """The champion, who holds promotion back, counts of verdicts, the last one."""
+        state = self._registry.state()
+        paused = None if state.paused is None else asdict(state.paused)
+        told = {"paused": paused, "promotion_paused": paused is not None}
+        return {"champion": state.champion, **told, **self._verdicts}
 
     async def close(self) -> None:
         """Let go of the lock."""

@@ -3,7 +3,7 @@
 read     GET, POST /api/v1/forecast; GET /accuracy /events /learning/updates /models /servers
          /status / /metrics
 ingest   POST /api/v1/ingest; POST, DELETE /events
-operate  POST /api/v1/rollout/rollback
+operate  POST /api/v1/rollout/rollback /learning/pause /learning/resume
 anybody  /healthz /readyz /docs /openapi.json
 """
 
@@ -25,6 +25,7 @@ from forecast.http.auth import Guard, Scope
 from forecast.http.board import Board
 from forecast.http.bodies import FORECAST_BODY, ROWS_BODY, forecast_request, read_body, request_id
 from forecast.http.events import event_routes, rollback_routes
+from forecast.http.learning import steering_routes
 from forecast.http.queries import (
     AccuracyQuery,
     ForecastQuery,
@@ -73,6 +74,7 @@ def make_app(
         (_ingest_routes(service, max_body_bytes), ingest),
         (event_routes(service, read=read, ingest=ingest), []),
         (rollback_routes(service), [_needs(guard, "operate")]),
+        (steering_routes(service), [_needs(guard, "operate")]),
     ):
         app.include_router(router, prefix=_PREFIX, dependencies=needs, responses=told)
     app.include_router(_page_routes(service, title), dependencies=read)

@@ -94,6 +94,14 @@ class Service(Protocol):
         """
         ...
 
+    async def pause(self, reason: str, who: str, request_id: str) -> RegistryState:
+        """Start no training and promote nothing; the same request id again changes nothing."""
+        ...
+
+    async def resume(self, reason: str, who: str, request_id: str) -> RegistryState:
+        """Let learning and promotion go on; the same request id again changes nothing."""
+        ...
+
     async def models(self) -> RegistryState:
         """Versions and aliases."""
         ...

@@ -82,6 +82,7 @@ def train(
         arguments.settings(config),
         kind=kind,
         who=f"job {'pretrain' if kind == 'base' else 'retrain'}",
+        keep=registry.keep_evidence,
     )
     return {
         "version": version,

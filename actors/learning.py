@@ -23,6 +23,7 @@ from forecast.errors import ArtifactError, FleetcastError, NothingNew
 from forecast.hours import Hours
 from forecast.members import Members
 from forecast.versions import RegistryState
+from train.evidence import decided_from, pack
 from train.gate import decide
 from train.jobs import BaseJob, Result, UpdateJob
 
@@ -250,15 +251,18 @@ class Learning(Drawing):
             None if anchor == serves else await self._readable(anchor),
             pending.kind == "update" and serves == pending.parent,
         )
-        seed = self._settings.seed + slot
-        decision = decide(
-            evidence, self._settings.rules(), champion=serves, anchor=anchor, seed=seed
-        )
-        registry = await self._registry.state.remote()
+        digest = await self._registry.keep_evidence.remote(pack(evidence), slot=slot)
+        rules, seed = self._settings.rules(), self._settings.seed + slot
+        decision = decide(evidence, rules, champion=serves, anchor=anchor, seed=seed)
+        registry, held = await self._registry.state.remote(), None
         if registry.paused is not None and registry.champion is not None:
-            decision = decision.held(str(registry.paused))
+            held = str(registry.paused)
+            decision = decision.held(held)
         report = {
             **decision.report,
+            "decided_from": decided_from(
+                digest, rules, champion=serves, anchor=anchor, seed=seed, held=held
+            ),
             "kind": pending.kind,
             "training": dict(result.report),
             "asked_slot": pending.asked_slot,

@@ -10,9 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from actors.copied import Copied
+from actors.on_record import OnRecord
 from forecast.artifact import Artifact
-from forecast.audit import AuditLog
+from forecast.audit import SEGMENT_BYTES, AuditLog
+from forecast.backup import ARTIFACTS, STATE, files_below
 from forecast.errors import ArtifactError
+from forecast.evidence_files import EvidenceFiles
 from forecast.registry import Registry, RegistryState, Servable, UpdateRecord
 from forecast.storage import HANDOVER_S, OwnerLock
 from forecast.touched import Touched, touched
@@ -22,7 +26,7 @@ log = logging.getLogger("fleetcast.registry")
 _ALL = 1_000_000
 
 
-class RegistryActor:
+class RegistryActor(OnRecord, Copied):
     """Shell around `forecast.registry.Registry`, holding the lock on the panel's state.
 
     Called by the controller (`register`, `promote`, `reject`), by replicas on any node
@@ -30,9 +34,21 @@ class RegistryActor:
     change is on disk before it is answered; the constructor, which Ray runs again, reads it back.
     """
 
-    def __init__(self, *, audit_dir: Path, owner: str, **settings: Any) -> None:
-        self._lock = OwnerLock(audit_dir.parent / "owner.lock", owner, patience_s=HANDOVER_S)
-        self._registry = Registry(audit=AuditLog(audit_dir), lock=self._lock, **settings)
+    def __init__(
+        self,
+        *,
+        audit_dir: Path,
+        owner: str,
+        segment_bytes: int = SEGMENT_BYTES,
+        evidence_slots: int = 0,
+        **settings: Any,
+    ) -> None:
+        panel_dir = audit_dir.parent
+        self._lock = OwnerLock(panel_dir / "owner.lock", owner, patience_s=HANDOVER_S)
+        self._audit = AuditLog(audit_dir, segment_bytes=segment_bytes)
+        self._evidence = EvidenceFiles(panel_dir / "evidence", keep_slots=evidence_slots)
+        self._registry = Registry(audit=self._audit, lock=self._lock, **settings)
+        self._artifacts = settings["storage"] / settings["panel"]
         self._changed = asyncio.Condition()
         self._verdicts = self._count()
         state = self._registry.state()
@@ -148,6 +164,16 @@ class RegistryActor:
         paused = None if state.paused is None else asdict(state.paused)
         told = {"paused": paused, "promotion_paused": paused is not None}
         return {"champion": state.champion, **told, **self._verdicts}
+
+    def _files(self) -> dict[str, Path]:
+        """The audit log, the evidence and the versions, which all go together."""
+        below = {"audit": self._audit.files(), "evidence": self._evidence.files()}
+        places = {
+            f"{STATE}/{part}/{name}": path
+            for part, files in below.items()
+            for name, path in files.items()
+        }
+        return {**places, **files_below(self._artifacts, ARTIFACTS)}
 
     async def close(self) -> None:
         """Let go of the lock."""

@@ -74,7 +74,7 @@ class AuditLog:
     def __init__(
         self, directory: Path, *, segment_bytes: int = SEGMENT_BYTES, disk: Disk = DISK
     ) -> None:
-        self._directory = directory
+        self.directory = directory
         self._segment_bytes = segment_bytes
         self._disk = disk
         self._segments: list[tuple[int, Path]] = []
@@ -173,7 +173,7 @@ class AuditLog:
 
     def verify(self, head: str | None = None) -> AuditCheck:
         """Check the files against the chain and against what this writer wrote; see `verify`."""
-        check = verify(self._directory, head)
+        check = verify(self.directory, head)
         if check.head != self.head:
             raise AuditError(
                 f"{self._path}: ends with hash {check.head} after {check.records} records, but "
@@ -228,9 +228,9 @@ class AuditLog:
         self._begin(following, self._new_segment(following))
 
     def _new_segment(self, first: int) -> Path:
-        path = segment_path(self._directory, first)
+        path = segment_path(self.directory, first)
         self._disk.write(path, b"")
-        self._disk.sync(self._directory)
+        self._disk.sync(self.directory)
         return path
 
     def _begin(self, first: int, path: Path) -> None:

@@ -126,7 +126,8 @@ class Index:
     """What is known of a full segment without reading it."""
 
     first: int
-    bytes: int
+    size: int
+    """Bytes of the segment."""
     previous: str
     """The hash of the record before its first."""
     head: str
@@ -147,7 +148,7 @@ class Index:
         body = {
             "format": _FORMAT,
             "first": self.first,
-            "bytes": self.bytes,
+            "size": self.size,
             "previous": self.previous,
             "head": self.head,
             "entries": [list(entry) for entry in self.entries],
@@ -173,7 +174,7 @@ class Index:
     def fits(self, segment: Path, *, first: int, previous: str) -> bool:
         """Whether it is of this segment at this place in the chain, to the last record."""
         at_place = (self.first, self.previous) == (first, previous) and bool(self.entries)
-        if not at_place or segment.stat().st_size != self.bytes:
+        if not at_place or segment.stat().st_size != self.size:
             return False
         last = read_at(segment, self.entries[-1].offset)
         return last.hash == self.head and last.sequence == first + len(self.entries) - 1

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from forecast.config_learning import OnlineLearning
-from forecast.config_records import AuditConfig, BackupConfig
+from forecast.config_state import AuditConfig, BackupConfig
 from forecast.schema import Metric, Schema
 from forecast.section import Section
 

@@ -52,7 +52,9 @@ class EvidenceFiles:
 
     def files(self) -> dict[str, Path]:
         """Every file by its name, for a copy."""
-        return {path.name: path for path in self._directory.glob("*.fcar") if _NAME.fullmatch(path.name)}
+        return {
+            path.name: path for path in self._directory.glob("*.fcar") if _NAME.fullmatch(path.name)
+        }
 
     def _path(self, slot: int, digest: str) -> Path:
         return self._directory / f"{slot}-{digest[:16]}.fcar"

@@ -65,10 +65,19 @@ def unpack(data: bytes) -> Evidence:
 
 
 def decided_from(
-    digest: str, rules: Rules, *, champion: int | None, anchor: int | None, seed: int
+    digest: str,
+    rules: Rules,
+    *,
+    champion: int | None,
+    anchor: int | None,
+    seed: int,
+    held: str | None = None,
 ) -> dict[str, Any]:
-    """What a verdict's report says of how it came about; `digest` is its evidence's hash."""
-    asked = {"champion": champion, "anchor": anchor, "seed": seed}
+    """What a verdict's report says of how it came about.
+
+    `digest` is its evidence's hash, `held` who held promotion back, as `Decision.held` takes it.
+    """
+    asked = {"champion": champion, "anchor": anchor, "seed": seed, "held": held}
     return {"evidence": digest, "rules": asdict(rules), **asked}
 
 
@@ -105,7 +114,7 @@ def reproduce(kind: str, detail: Mapping[str, Any], data: bytes) -> Reproduced:
         champion=said["champion"],
         anchor=said["anchor"],
         seed=said["seed"],
-    )
+    ).held(said["held"])
     now = plain({**decision.report, "reasons": decision.reasons, "promote": decision.promote})
     then = {**report, "reasons": detail["reasons"], "promote": kind != "reject"}
     differs = [key for key in now if canonical({"": now[key]}) != canonical({"": then.get(key)})]

@@ -12,11 +12,13 @@ from actors import arguments
 from actors.learning import Learning
 from actors.local import LocalHandle
 from actors.state import ControllerState, Pending, StateFile
+from forecast.canonical import sha256
 from forecast.errors import ArtifactError, NothingNew
 from forecast.hours import Hours
 from forecast.pauses import Pause
 from tests.actors.scenario import small_config, small_replay
 from tests.train.losses_scene import losses
+from train.evidence import unpack
 from train.gate import Evidence
 
 REPLAY = small_replay()
@@ -99,6 +101,10 @@ class _Registry:
 
     async def register(self, artifact, *, update_id, slot):
         return 9
+
+    async def keep_evidence(self, data, *, slot):
+        self.kept = unpack(data)
+        return sha256(data)
 
     async def promote(self, version, **record):
         self.verdicts.append(("promote", version, record))

@@ -105,7 +105,7 @@ class ControllerActor:
         """Write a backup of the whole fleet into a folder, one at a time; see `backups.take`."""
         async with self._backing_up:
             return await backups.take(
-                folder,
+                folder.absolute(),
                 turn=self._turn,
                 panel_dir=self._panel_dir,
                 stepped=lambda: self._controller.state.slot,

@@ -9,10 +9,11 @@ from typing import Any
 
 from forecast import config_record
 from forecast.audit import AuditCheck, AuditLog, AuditRecord, verify
-from forecast.errors import AuditError, StateError
+from forecast.errors import UnknownUpdate
 from forecast.evidence_files import EvidenceFiles
 from forecast.registry import Registry
 from forecast.storage import OwnerLock
+from train.evidence import evidence_of
 
 
 class OnRecord:
@@ -55,17 +56,13 @@ class OnRecord:
     async def evidence(self, update_id: str) -> tuple[AuditRecord, bytes]:
         """The record of the verdict on an update, and what it was decided from.
 
-        Raises AuditError without such a verdict, StateError where the evidence is not kept (any
-        more).
+        Raises UnknownUpdate without one, StateError where the evidence is not kept, or no longer.
         """
         verdict = self._registry.verdict(update_id)
         if verdict is None:
-            raise AuditError(f"no verdict on {update_id!r} is on record")
+            raise UnknownUpdate(f"no verdict on {update_id!r:.80} is on record")
         record = self._audit.record(verdict.sequence)
-        said = record.detail["report"].get("decided_from")
-        if said is None:
-            raise StateError(f"{update_id}: its record names no evidence")
-        return record, self._evidence.read(said["evidence"], slot=record.slot)
+        return record, self._evidence.read(evidence_of(record.detail), slot=record.slot)
 
     async def configured(self, config: Mapping[str, Any], who: str) -> None:
         """Put the config that the fleet runs with, by key, on record where it is another one."""

@@ -1,9 +1,9 @@
 """The HTTP routes of one fleet. Everything they need of the system is `Service`.
 
-read     GET, POST /api/v1/forecast; GET /accuracy /events /learning/updates /models /servers
-         /status / /metrics
+read     GET, POST /api/v1/forecast; GET /accuracy /audit /events /learning/updates /models
+         /servers /status / /metrics
 ingest   POST /api/v1/ingest; POST, DELETE /events
-operate  POST /api/v1/rollout/rollback /learning/pause /learning/resume
+operate  POST /api/v1/rollout/rollback /learning/pause /learning/resume /backups
 anybody  /healthz /readyz /docs /openapi.json
 """
 
@@ -34,6 +34,7 @@ from forecast.http.queries import (
     UpdatesQuery,
 )
 from forecast.http.reads import Reads, Shortcut, known, respond, told_of
+from forecast.http.records import record_routes
 from forecast.http.service import Service
 from forecast.record import Snapshot
 
@@ -73,6 +74,7 @@ def make_app(
         (_report_routes(service), read),
         (_ingest_routes(service, max_body_bytes), ingest),
         (event_routes(service, read=read, ingest=ingest), []),
+        (record_routes(service, read=read, operate=[_needs(guard, "operate")]), []),
         (rollback_routes(service), [_needs(guard, "operate")]),
         (steering_routes(service), [_needs(guard, "operate")]),
     ):

@@ -28,16 +28,21 @@ class RecordCalls:
 
     async def verify_audit(self, head: str | None) -> AuditCheck:
         """Check the whole log; raises Conflict saying where it is not whole."""
-        return await self._or_conflict(handles.REGISTRY, "verify_audit", head)
+        found: AuditCheck = await self._or_conflict(handles.REGISTRY, "verify_audit", head)
+        return found
 
     async def decision(self, update_id: str) -> tuple[AuditRecord, bytes]:
         """A verdict's record and its evidence; raises UnknownUpdate, Conflict."""
-        return await self._or_conflict(handles.REGISTRY, "evidence", update_id)
+        found: tuple[AuditRecord, bytes] = await self._or_conflict(
+            handles.REGISTRY, "evidence", update_id
+        )
+        return found
 
     async def backup(self, name: str) -> Mapping[str, Any]:
         """Write a backup of this name; raises Conflict when there is one, or a part fails."""
         folder = self._config.backups_dir / name
-        return await self._or_conflict(handles.CONTROLLER, "backup", folder)
+        told: Mapping[str, Any] = await self._or_conflict(handles.CONTROLLER, "backup", folder)
+        return told
 
     async def _or_conflict(self, role: str, method: str, *args: Any) -> Any:
         try:

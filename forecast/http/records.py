@@ -117,8 +117,9 @@ def record_routes(
         """Who changed what, when and why; newest first."""
         snapshot = await service.snapshot()
         since = reports.since_slot(query.since, snapshot)
-        asked = {"before": query.before, "since": since, "kinds": query.kind}
-        found = await service.audit(limit=query.limit + 1, **asked)
+        found = await service.audit(
+            limit=query.limit + 1, before=query.before, since=since, kinds=query.kind
+        )
         shown = found[: query.limit]
         return json_response(
             AuditAnswer(

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from actors import backups
-from actors.local import LocalFleet
+from actors.local import LocalFleet, LocalHandle
 from cli import main
 from forecast.audit import AuditLog, verify
 from forecast.backup import check
@@ -39,10 +39,10 @@ def config(folder: Path):
     return made.model_copy(update={"storage_path": folder / "storage"})
 
 
-async def take(fleet: LocalFleet, made, folder: Path):
+async def take(fleet: LocalFleet, made, folder: Path, turn: asyncio.Lock | None = None):
     return await backups.take(
         folder,
-        turn=asyncio.Lock(),
+        turn=turn or asyncio.Lock(),
         panel_dir=made.panel_dir,
         stepped=lambda: fleet.controller.state.slot,
         registry=fleet.registry,
@@ -161,6 +161,29 @@ async def test_a_part_that_fails_leaves_no_backup(story, tmp_path):
     await take(fleet, made, tmp_path / "backup")
     assert check(tmp_path / "backup").files
     assert [path.name for path in tmp_path.iterdir()] == ["backup"]
+    await fleet.close()
+
+
+async def test_steps_wait_while_all_is_held_and_the_ledger_copied_and_no_longer(story, tmp_path):
+    made = config(story.folder / "here")
+    fleet, turn, seen = LocalFleet(made, now=lambda: 0.0), asyncio.Lock(), {}
+
+    def watched(handle, *names):
+        class Watched(type(handle._actor)):
+            def __init__(self):
+                self.__dict__ = handle._actor.__dict__
+
+            def __getattribute__(self, name):
+                if name in names:
+                    seen[name] = turn.locked()
+                return super().__getattribute__(name)
+
+        return LocalHandle(Watched())
+
+    fleet.registry = watched(fleet.registry, "begin_copy", "end_copy")
+    fleet.ledger = watched(fleet.ledger, "copy_to")
+    await take(fleet, made, tmp_path / "backup", turn)
+    assert seen == {"begin_copy": True, "copy_to": True, "end_copy": False}
     await fleet.close()
 
 

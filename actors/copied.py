@@ -17,12 +17,15 @@ class Copied:
     _lock: OwnerLock
     _files: Callable[[], Mapping[str, Path]]
     """Every file that a restore needs, by its place in the backup, as of now."""
+    _fixed_files: Callable[[], Mapping[str, Path]] | None = None
+    """The same of those that never change and need not be held; see `Held`."""
     _copying: asyncio.Task[list[CopiedFile]] | None = None
 
     async def begin_copy(self, folder: Path) -> None:
         """Hold the files as they stand now, and start to copy them below a folder."""
         self._lock.check()
-        held = Held(self._files())
+        fixed = self._fixed_files
+        held = Held(self._files(), None if fixed is None else fixed())
         self._copying = asyncio.create_task(asyncio.to_thread(held.copy, folder))
 
     async def end_copy(self) -> tuple[list[CopiedFile], int]:

@@ -21,9 +21,9 @@ class RecordCalls:
     async def audit(
         self, *, limit: int, before: int | None, since: int | None, kinds: Sequence[str]
     ) -> Sequence[AuditRecord]:
-        """Records, newest first."""
+        """Records, newest first; raises Conflict at one that was damaged."""
         query = {"limit": limit, "before": before, "since_slot": since, "kinds": kinds or None}
-        found: Sequence[AuditRecord] = await self._actors.ask(handles.REGISTRY, "audit", **query)
+        found: Sequence[AuditRecord] = await self._or_conflict(handles.REGISTRY, "audit", **query)
         return found
 
     async def verify_audit(self, head: str | None) -> AuditCheck:
@@ -44,8 +44,8 @@ class RecordCalls:
         told: Mapping[str, Any] = await self._or_conflict(handles.CONTROLLER, "backup", folder)
         return told
 
-    async def _or_conflict(self, role: str, method: str, *args: Any) -> Any:
+    async def _or_conflict(self, role: str, method: str, *args: Any, **query: Any) -> Any:
         try:
-            return await self._actors.ask(role, method, *args, timeout_s=None)
+            return await self._actors.ask(role, method, *args, timeout_s=None, **query)
         except (AuditError, StateError) as error:
             raise Conflict(str(original(error))) from error

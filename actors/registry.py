@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,8 +21,6 @@ from forecast.storage import HANDOVER_S, OwnerLock
 from forecast.touched import Touched, touched
 
 log = logging.getLogger("fleetcast.registry")
-
-_ALL = 1_000_000
 
 
 class RegistryActor(OnRecord, Copied):
@@ -166,14 +163,14 @@ class RegistryActor(OnRecord, Copied):
         return {"champion": state.champion, **told, **self._verdicts}
 
     def _files(self) -> dict[str, Path]:
-        """The audit log, the evidence and the versions, which all go together."""
-        below = {"audit": self._audit.files(), "evidence": self._evidence.files()}
-        places = {
-            f"{STATE}/{part}/{name}": path
-            for part, files in below.items()
-            for name, path in files.items()
-        }
-        return {**places, **files_below(self._artifacts, ARTIFACTS)}
+        """The audit log and the versions, which go together."""
+        log = {f"{STATE}/audit/{name}": path for name, path in self._audit.files().items()}
+        return {**log, **files_below(self._artifacts, ARTIFACTS)}
+
+    def _fixed_files(self) -> dict[str, Path]:
+        """The evidence: many small files, each named by its content."""
+        files = self._evidence.files()
+        return {f"{STATE}/evidence/{name}": path for name, path in files.items()}
 
     async def close(self) -> None:
         """Let go of the lock."""
@@ -186,9 +183,11 @@ class RegistryActor(OnRecord, Copied):
         return state
 
     def _count(self) -> dict[str, Any]:
-        updates = self._registry.updates(limit=_ALL)
-        seen = Counter(update.verdict for update in updates)
-        counts = {"promoted": seen["promoted"], "rejected": seen["rejected"]}
+        counts = {
+            "promoted": self._audit.count("promote"),
+            "rejected": self._audit.count("reject"),
+        }
+        updates = self._registry.updates(limit=1)
         if not updates:
             return {**counts, "last_update": None}
         last = updates[0]

@@ -171,6 +171,10 @@ class AuditLog:
             if since_slot is None or entry.slot >= since_slot:
                 yield self.record(number)
 
+    def count(self, kind: str) -> int:
+        """How many records are of a kind; reads none of them."""
+        return sum(entry.kind == kind for entry in self._entries)
+
     def verify(self, head: str | None = None) -> AuditCheck:
         """Check the files against the chain and against what this writer wrote; see `verify`."""
         check = verify(self.directory, head)

@@ -11,6 +11,7 @@ It is made in a folder of another name, which becomes DIR when all is there.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -99,11 +100,14 @@ class Manifest:
 class Held:
     """Files as they stand now, held open: `copy` copies what was in them when they were taken.
 
-    `files` holds each file's path by its place in the backup.
+    `files` holds each file's path by its place in the backup. Those of `fixed` never change, and at
+    most go because they are old: they are opened only when their turn comes, and one that is gone
+    by then is left out.
     """
 
-    def __init__(self, files: Mapping[str, Path]) -> None:
+    def __init__(self, files: Mapping[str, Path], fixed: Mapping[str, Path] | None = None) -> None:
         self._open: dict[str, tuple[int, int]] = {}
+        self._fixed = dict(fixed or {})
         try:
             for place, path in sorted(files.items()):
                 descriptor = os.open(path, os.O_RDONLY)
@@ -115,12 +119,16 @@ class Held:
     def copy(self, folder: Path, *, disk: Disk = DISK) -> list[CopiedFile]:
         """Copy them below a folder, durably, and let go of them. Raises OSError, StateError."""
         try:
-            return [
+            copied = [
                 self._copy(descriptor, size, folder, place, disk)
                 for place, (descriptor, size) in self._open.items()
             ]
         finally:
             self.close()
+        for place, path in self._fixed.items():
+            with contextlib.suppress(FileNotFoundError):
+                copied += Held({place: path}).copy(folder, disk=disk)
+        return copied
 
     def close(self) -> None:
         """Let go of the files."""

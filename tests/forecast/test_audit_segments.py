@@ -72,6 +72,7 @@ def test_records_are_paged_across_segments_newest_first(tmp_path):
     assert page(before=8, kinds=["pause"]) == [7, 6, 5, 3, 2, 1]
     assert page(before=100, since_slot=90) == [11, 10, 9]
     assert page(kinds=["promote"]) == [8, 4]
+    assert [log.count(kind) for kind in ("promote", "pause", "reject")] == [2, 9, 0]
 
 
 def test_opening_reads_no_full_segment(tmp_path, monkeypatch):

@@ -83,6 +83,15 @@ def test_files_are_copied_as_they_stood_when_they_were_held(tmp_path):
     assert copied[0] == CopiedFile("x/a.log", 4, sha256(b"one\n"))
 
 
+def test_files_that_never_change_are_not_held_and_may_be_gone_when_their_turn_comes(tmp_path):
+    for name in ("old", "young"):
+        (tmp_path / name).write_bytes(name.encode())
+    held = Held({}, {"x/old": tmp_path / "old", "x/young": tmp_path / "young"})
+    (tmp_path / "old").unlink()
+    assert [file.path for file in held.copy(tmp_path / "to")] == ["x/young"]
+    assert [path.name for path in (tmp_path / "to" / "x").iterdir()] == ["young"]
+
+
 def test_locks_and_unfinished_files_are_no_part_of_it(made):
     manifest = check(made)
     names = [file.path for file in manifest.files]

@@ -7,57 +7,30 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
-from collections.abc import Callable, Mapping
-from contextlib import closing
-from functools import wraps
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 import click
-import httpx
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from actors import record_commands
 from actors.options import BACKTEST, REPLAY, STATE_DIR, wished, with_options
-from connect import replay
+from connect import replay, steering
+from connect.asking import client_options as _client_options
+from connect.asking import exits as _exits
+from connect.asking import fail as _fail
+from connect.asking import get as _get
 from connect.replay import Replay
-from connect.stream import Client
 from forecast.config import Config
 from forecast.config_files import Loaded, load
-from forecast.errors import ConfigError, DataError, FleetcastError
+from forecast.errors import ConfigError
 from forecast.http.tokens import Token
 from forecast.needs import NEEDS, Plan, shown
 
-P = ParamSpec("P")
-
 _LAPTOP = Path(__file__).resolve().parent / "configs" / "laptop.toml"
-_URL = "http://127.0.0.1:8000"
-
-
-def _exits(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn our errors into a plain message and the documented exit code."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except (ConfigError, DataError) as error:
-            _fail(str(error), 2)
-        except httpx.HTTPStatusError as error:
-            _fail(f"{error.response.status_code}: {error.response.text}", 1)
-        except httpx.TransportError as error:
-            _fail(f"unreachable: {error}", 3)
-        except (FleetcastError, RuntimeError) as error:  # RuntimeError: what Ray and Serve raise
-            _fail(str(error), 1)
-
-    return run
-
-
-def _fail(message: str, code: int) -> None:
-    click.echo(f"fleetcast: {message}", err=True)
-    sys.exit(code)
 
 
 @click.group()
@@ -242,21 +215,6 @@ def config_show(**options: Any) -> None:
         click.echo(f"{key} = {value}  # {origin}")
 
 
-def _client_options(command: Callable[P, None]) -> Callable[P, None]:
-    command = click.option("--token", envvar="FLEETCAST_TOKEN", help="Bearer token.")(command)
-    return click.option("--url", default=_URL, envvar="FLEETCAST_URL", show_default=True)(command)
-
-
-def _client(url: str, token: str | None) -> closing[Client]:
-    """Who asks the running system, once: a person waits for the answer."""
-    return closing(Client.from_environment(url, token=token, patience_s=0.0))
-
-
-def _get(url: str, token: str | None, path: str) -> Any:
-    with _client(url, token) as client:
-        return client.get(path)
-
-
 @main.command()
 @_client_options
 @_exits
@@ -294,16 +252,8 @@ def events(url: str, token: str | None) -> None:
     click.echo(json.dumps(_get(url, token, "/api/v1/events"), indent=2))
 
 
-@main.command()
-@click.option("--to", type=int, help="A version that served before; else the previous one.")
-@click.option("--reason", required=True, help="For the audit log.")
-@_client_options
-@_exits
-def rollback(to: int | None, reason: str, url: str, token: str | None) -> None:
-    """Let an earlier version serve again; what came after it is withdrawn."""
-    asked = {"to": to, "reason": reason}
-    with _client(url, token) as client:
-        click.echo(json.dumps(client.post("/api/v1/rollout/rollback", asked)))
+for _command in (*steering.COMMANDS, *record_commands.COMMANDS):
+    main.add_command(_command)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ from actors import exposure, handles, logs, telemetry
 from actors.appends import Appends
 from actors.event_calls import EventCalls
 from actors.forecaster import Forecaster, Given
+from actors.learning_calls import LearningCalls
 from actors.plan import refuse
+from actors.record_calls import RecordCalls
 from forecast.config import Config
 from forecast.config_files import load_args
 from forecast.errors import Busy, StateError
@@ -174,7 +176,7 @@ class _Kept:
     reference: Any
 
 
-class Gateway(EventCalls):
+class Gateway(EventCalls, LearningCalls, RecordCalls):
     """The HTTP side: answers from the published snapshot, forwards what needs work.
 
     A replica is ready when it has the snapshot of this moment, or knows that there is none yet.

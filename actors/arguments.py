@@ -8,6 +8,7 @@ from typing import Any
 import ray
 
 from actors.settings import Settings
+from forecast.clock import slots_per_day
 from forecast.config import Config
 from forecast.derived import Limits
 from forecast.lineup import versions_beside
@@ -25,6 +26,8 @@ def registry(config: Config) -> dict[str, Any]:
     """Constructor arguments of RegistryActor."""
     return {
         "audit_dir": config.panel_dir / "audit",
+        "segment_bytes": config.audit.segment_mb * _MIB,
+        "evidence_slots": evidence(config)["keep_slots"],
         "owner": _owner(config),
         "storage": config.artifacts_dir,
         "panel": config.panel.name,
@@ -32,6 +35,15 @@ def registry(config: Config) -> dict[str, Any]:
         "keep_beside": versions_beside(config),
         "fingerprint": config.panel.schema_of().fingerprint(),
         "now": time.time,
+    }
+
+
+def evidence(config: Config) -> dict[str, Any]:
+    """Constructor arguments of the files that decisions are made again from."""
+    days = config.audit.reproduce_days
+    return {
+        "directory": config.panel_dir / "evidence",
+        "keep_slots": days * slots_per_day(config.panel.step),
     }
 
 

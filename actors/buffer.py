@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from actors.commits import Commits
+from actors.copied import Copied
+from forecast.backup import STATE, files_below
 from forecast.baselines import BaselineTables
 from forecast.errors import Busy, StateError
 from forecast.events import Event, EventReport, Told
@@ -32,7 +34,7 @@ log = logging.getLogger("fleetcast.buffer")
 _REPAIR_EVERY_S = 5.0
 
 
-class BufferActor:
+class BufferActor(Copied):
     """Shell around `train.buffer.Buffer`.
 
     Called by Ingest (`append`), the controller (windows) and the gateway (`servers`). Everything
@@ -49,6 +51,7 @@ class BufferActor:
         replay_windows: int = 0,
         **settings: Any,
     ) -> None:
+        self._directory = directory
         self._lock = OwnerLock(directory / "owner.lock", owner, patience_s=HANDOVER_S)
         try:
             self._buffer = Buffer(directory=directory, **settings)
@@ -196,6 +199,10 @@ class BufferActor:
     async def quiet_hours(self, as_of: int) -> Hours | None:
         """The hours in which the fleet is least busy; None where none are."""
         return self._buffer.quiet_hours(as_of=as_of)
+
+    def _files(self) -> dict[str, Path]:
+        """The logs and snapshots of the stream and of its replay table."""
+        return files_below(self._directory, f"{STATE}/buffer")
 
     async def close(self) -> None:
         """Flush and let go of the files."""

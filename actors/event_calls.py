@@ -45,9 +45,9 @@ class EventCalls:
     async def rollback(
         self, to: int | None, reason: str, who: str, request_id: str
     ) -> RegistryState:
-        """Move the champion back; raises UnknownVersion, Conflict."""
+        """Move the champion back, and pause promotion; raises UnknownVersion, Conflict."""
         slot = (await self._actors.ask(handles.BUFFER, "numbers"))["closed_slot"] or 0
-        record = {"slot": slot, "who": who, "reason": reason, "key": request_id}
+        record = {"slot": slot, "who": who, "reason": reason, "key": request_id, "pause": True}
         try:
             state: RegistryState = await self._actors.ask(
                 handles.REGISTRY, "rollback", to, **record

@@ -2,6 +2,7 @@
 
     pretrain    a model from a file's, the demo fleet's or the running fleet's history
     retrain     the same from the last `lookback_days` of the running fleet, as its controller does
+    backup      a whole copy of the running fleet, into a folder that its head can write
     backtest    a replay through the production controller, scored; it changes no fleet
 
 Both trainings run on Ray Train workers, are judged by the gate and registered with the fleet's
@@ -43,18 +44,19 @@ _NICE = 10
 class Caller:
     """An actor's handle as a plain object: each method waits for its answer.
 
-    Raises what the method raised, StateError when the actor does not answer.
+    Raises what the method raised, StateError when the actor does not answer in `answer_s`; None
+    waits as long as it takes.
     """
 
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
+    def __init__(self, handle: Any, *, answer_s: float | None = _ANSWER_S) -> None:
+        self._handle, self._answer_s = handle, answer_s
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._handle, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             try:
-                return ray.get(method.remote(*args, **kwargs), timeout=_ANSWER_S)
+                return ray.get(method.remote(*args, **kwargs), timeout=self._answer_s)
             except RayTaskError as error:
                 raise error.cause from error
             except (RayActorError, GetTimeoutError) as error:
@@ -82,6 +84,7 @@ def train(
         arguments.settings(config),
         kind=kind,
         who=f"job {'pretrain' if kind == 'base' else 'retrain'}",
+        keep=registry.keep_evidence,
     )
     return {
         "version": version,
@@ -101,12 +104,15 @@ def train(
 
 def _running(config: Config) -> Any:
     """The running fleet's buffer; raises StateError when there is none."""
-    buffer = handles.find(config.fleet, config.panel.name, handles.BUFFER)
-    if buffer is None:
-        raise StateError(
-            f"fleet {config.fleet} does not run here: deploy it, or give --data or --demo"
-        )
-    return Caller(buffer)
+    return Caller(_actor(config, handles.BUFFER, "deploy it, or give --data or --demo"))
+
+
+def _actor(config: Config, role: str, otherwise: str) -> Any:
+    """One of the running fleet's actors; raises StateError saying what to do without it."""
+    found = handles.find(config.fleet, config.panel.name, role)
+    if found is None:
+        raise StateError(f"fleet {config.fleet} does not run here: {otherwise}")
+    return found
 
 
 def _exits(command: Callable[P, dict[str, Any]]) -> Callable[P, None]:
@@ -203,6 +209,21 @@ def retrain(configs: tuple[Path, ...], state_dir: Path | None) -> dict[str, Any]
     config = _config(configs, state_dir, None)
     _connect(config)
     return train(config, None, "retrain")
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@_options
+@_exits
+def backup(configs: tuple[Path, ...], state_dir: Path | None, folder: Path) -> dict[str, Any]:
+    """Copy the running fleet, whole, into a new FOLDER; its path is absolute, on the head."""
+    if not folder.is_absolute():
+        raise ConfigError(f"{folder}: a job runs in a folder of its own: give an absolute path")
+    config = _config(configs, state_dir, None)
+    _connect(config)
+    controller = Caller(_actor(config, handles.CONTROLLER, "deploy it"), answer_s=None)
+    told: dict[str, Any] = controller.backup(folder)
+    return told
 
 
 @main.command()

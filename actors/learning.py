@@ -15,6 +15,7 @@ from typing import Any
 
 from ray.exceptions import RayActorError
 
+from actors.drawing import Drawing
 from actors.settings import Settings
 from actors.state import ControllerState, Pending
 from forecast.artifact import Artifact
@@ -22,6 +23,7 @@ from forecast.errors import ArtifactError, FleetcastError, NothingNew
 from forecast.hours import Hours
 from forecast.members import Members
 from forecast.versions import RegistryState
+from train.evidence import decided_from, pack
 from train.gate import decide
 from train.jobs import BaseJob, Result, UpdateJob
 
@@ -31,7 +33,7 @@ _FULL = ("base", "retrain")
 """Trainings that start from nothing."""
 
 
-class Learning:
+class Learning(Drawing):
     """Starts trainings and concludes them; keeps only the one under way."""
 
     def __init__(
@@ -101,10 +103,14 @@ class Learning:
         return replace(state, last_full_slot=found)
 
     async def _startable(self, state: ControllerState) -> Pending | None:
-        """What is due, unless the disk is too full for another version."""
+        """What is due, unless learning is paused or the disk too full for another version."""
         pending = await self._due(state)
         if pending is None:
             return None
+        if pending.kind != "base":
+            paused = (await self._registry.state.remote()).paused
+            if paused is not None and paused.learning:
+                return None
         full = not (await self._buffer.status.remote()).may_learn
         if full and not self._waits:
             told = {"update_id": pending.update_id}
@@ -192,42 +198,6 @@ class Learning:
         champion = self._registry.load.remote(pending.parent)
         return await self._trainer.update.remote(update, champion, windows)
 
-    def _held(self, pending: Pending) -> int:
-        """Hours that are held out for the gate, and so from what is learned."""
-        hours = pending.holdout_hours
-        return self._settings.holdout_hours if hours is None else hours
-
-    def _lessons(self, pending: Pending, as_of: int, seed: int, held: int) -> Any:
-        """A reference to an update's windows: of the sliding window, and of the replay table."""
-        settings, slot = self._settings, pending.asked_slot
-        hours, count = settings.window_hours, settings.windows_per_update
-        if not settings.replay_ratio:
-            return self._draw(slot, as_of, hours, count, seed, held)
-        return self._buffer.rehearse.remote(
-            update_id=pending.update_id,
-            as_of=as_of,
-            hours=hours,
-            count=count,
-            seed=seed,
-            holdout_hours=held,
-            known_at=slot,
-            ratio=settings.replay_ratio,
-        )
-
-    def _draw(self, slot: int, as_of: int, hours: int, count: int, seed: int, held: int) -> Any:
-        """A reference to training windows that end before the `held` hours up to `as_of`.
-
-        Masked by what is known at `slot`.
-        """
-        return self._buffer.draw.remote(
-            as_of=as_of, hours=hours, count=count, seed=seed, holdout_hours=held, known_at=slot
-        )
-
-    def _holdout(self, slot: int, as_of: int, hours: int) -> Any:
-        return self._buffer.holdout.remote(
-            as_of=as_of, hours=hours, every=self._settings.horizon, known_at=slot
-        )
-
     async def _start(self, champion: int | None) -> Artifact | None:
         """What a retrain begins from; None for nothing."""
         if self._settings.retrain_start == "scratch":
@@ -281,12 +251,18 @@ class Learning:
             None if anchor == serves else await self._readable(anchor),
             pending.kind == "update" and serves == pending.parent,
         )
-        seed = self._settings.seed + slot
-        decision = decide(
-            evidence, self._settings.rules(), champion=serves, anchor=anchor, seed=seed
-        )
+        digest = await self._registry.keep_evidence.remote(pack(evidence), slot=slot)
+        rules, seed = self._settings.rules(), self._settings.seed + slot
+        decision = decide(evidence, rules, champion=serves, anchor=anchor, seed=seed)
+        registry, held = await self._registry.state.remote(), None
+        if registry.paused is not None and registry.champion is not None:
+            held = str(registry.paused)
+            decision = decision.held(held)
         report = {
             **decision.report,
+            "decided_from": decided_from(
+                digest, rules, champion=serves, anchor=anchor, seed=seed, held=held
+            ),
             "kind": pending.kind,
             "training": dict(result.report),
             "asked_slot": pending.asked_slot,

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from actors import telemetry
+from forecast.backup import STATE, CopiedFile, sealed
 from forecast.clock import slots_per_day
 from forecast.ledger import AccuracyReport, DailySums, Ledger, StepReport
 from forecast.record import ForecastBlock, Snapshot
-from forecast.storage import HANDOVER_S, OwnerLock
+from forecast.storage import HANDOVER_S, OwnerLock, make_folders
 
 
 class LedgerActor:
@@ -25,6 +26,7 @@ class LedgerActor:
     """
 
     def __init__(self, *, path: Path, owner: str, in_memory: bool = False, **settings: Any) -> None:
+        self._name = path.name
         lock = path.with_name(f"{path.name}.lock")
         self._lock = OwnerLock(lock, owner, patience_s=HANDOVER_S)
         try:
@@ -96,6 +98,17 @@ class LedgerActor:
     async def published(self) -> dict[str, Any] | None:
         """What is said of the published snapshot, for telemetry."""
         return telemetry.published(self._ledger.latest())
+
+    async def copy_to(self, folder: Path) -> tuple[list[CopiedFile], int]:
+        """Copy the ledger into a folder, durably; what was copied, and the epoch of the lock."""
+        self._lock.check()
+        copied = await asyncio.to_thread(self._copy, folder / self._name)
+        return [copied], self._lock.epoch
+
+    def _copy(self, path: Path) -> CopiedFile:
+        make_folders(path.parent)
+        self._ledger.copy_to(path)
+        return sealed(path, f"{STATE}/{path.name}")
 
     async def close(self) -> None:
         """Let go of the file."""

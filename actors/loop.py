@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from actors import handles
+from actors import backups, handles
 from actors.controller import Controller
 from actors.ray_metrics import Publisher
 from actors.settings import Settings
@@ -40,9 +40,13 @@ class ControllerActor:
         settings: Settings,
         state_path: Path,
     ) -> None:
-        self._buffer = buffer
+        self._buffer, self._ledger, self._registry = buffer, ledger, registry
+        self._fleet, self._panel = settings.fleet, settings.schema.panel
+        self._panel_dir = state_path.parent
+        self._turn, self._backing_up = asyncio.Lock(), asyncio.Lock()
         self._controller = _Timed(
             self._stepped,
+            self._turn,
             buffer=buffer,
             ledger=ledger,
             trainer=trainer,
@@ -97,6 +101,22 @@ class ControllerActor:
         """Where drift detection stands: who is watched, the last alarms."""
         return self._controller.drift
 
+    async def backup(self, folder: Path) -> dict[str, Any]:
+        """Write a backup of the whole fleet into a folder, one at a time; see `backups.take`."""
+        async with self._backing_up:
+            return await backups.take(
+                folder.absolute(),
+                turn=self._turn,
+                panel_dir=self._panel_dir,
+                stepped=lambda: self._controller.state.slot,
+                registry=self._registry,
+                buffer=self._buffer,
+                ledger=self._ledger,
+                fleet=self._fleet,
+                panel=self._panel,
+                now=time.time,
+            )
+
     async def close(self) -> None:
         """Stop stepping, between two steps or within one: a step cut short is done again."""
         tasks = (self._loop, self._publishing)
@@ -133,14 +153,15 @@ class ControllerActor:
 
 
 class _Timed(Controller):
-    """A controller that tells how many seconds each step took."""
+    """A controller that tells how many seconds each step took, and steps in its turn."""
 
-    def __init__(self, stepped: Callable[[float], None], **parts: Any) -> None:
+    def __init__(self, stepped: Callable[[float], None], turn: asyncio.Lock, **parts: Any) -> None:
         super().__init__(**parts)
-        self._stepped = stepped
+        self._stepped, self._turn = stepped, turn
 
     async def step(self, slot: int) -> None:
         """One slot; see `Controller.step`."""
-        began = time.monotonic()
-        await super().step(slot)
-        self._stepped(time.monotonic() - began)
+        async with self._turn:
+            began = time.monotonic()
+            await super().step(slot)
+            self._stepped(time.monotonic() - began)

@@ -19,10 +19,12 @@ from forecast.artifact import Artifact
 from forecast.audit import AuditLog
 from forecast.config import Config
 from forecast.errors import ArtifactError, DataError, RegistryError
+from forecast.evidence_files import EvidenceFiles
 from forecast.registry import Registry
 from forecast.storage import OwnerLock
 from forecast.windows import RawWindows
 from train.buffer import Buffer, BufferStatus
+from train.evidence import decided_from, pack
 from train.gate import decide
 from train.jobs import BaseJob
 from train.trainer import Trainer
@@ -47,6 +49,12 @@ class History(Protocol):
         """Later windows; see `Buffer.holdout`."""
 
 
+class Keep(Protocol):
+    """Where evidence goes; see `EvidenceFiles.keep`."""
+
+    def __call__(self, data: bytes, *, slot: int) -> str: ...
+
+
 def train_base(
     config: Config, replay: Replay, *, progress: Literal["bar", "none"]
 ) -> tuple[int | None, dict[str, Any]]:
@@ -57,14 +65,22 @@ def train_base(
     """
     config.panel_dir.mkdir(parents=True, exist_ok=True)
     given = arguments.registry(config)
+    del given["evidence_slots"]
     folder, owner = given.pop("audit_dir"), given.pop("owner")
     with OwnerLock(config.panel_dir / "owner.lock", owner) as lock:
-        registry = Registry(audit=AuditLog(folder), lock=lock, **given)
+        audit = AuditLog(folder, segment_bytes=given.pop("segment_bytes"))
+        registry = Registry(audit=audit, lock=lock, **given)
         here = {**arguments.trainer(config), "workers": None, "bar": progress == "bar"}
         settings, trainer = arguments.settings(config), make_trainer(**here)
         history = history_of(config, replay)
         version, promoted, report = train_and_judge(
-            registry, history, trainer, settings, kind="base", who="fleetcast train"
+            registry,
+            history,
+            trainer,
+            settings,
+            kind="base",
+            who="fleetcast train",
+            keep=EvidenceFiles(**arguments.evidence(config)).keep,
         )
         return version if promoted else None, report
 
@@ -77,10 +93,12 @@ def train_and_judge(
     *,
     kind: Literal["base", "retrain"],
     who: str,
+    keep: Keep,
 ) -> tuple[int, bool, dict[str, Any]]:
     """A model from nothing on what the history knows, against the champion where there is one.
 
-    Returns its version, whether it was promoted, and the report. A `base` learns from the whole
+    Returns its version, whether it was promoted, and the report; `keep` takes what the gate decided
+    from. A `base` learns from the whole
     history, a `retrain` from its last `lookback_hours`, beginning as the settings say. Raises
     RegistryError when the champion, the one before the training or the one after it, and the model
     cannot be compared on windows that neither has seen, TrainingError when there is too little
@@ -125,9 +143,13 @@ def train_and_judge(
         anchor=None if anchor == champion else _readable(registry, anchor),
     )
     rules, seed = settings.rules(), settings.seed + closed
-    decision = decide(evidence, rules, champion=champion, anchor=anchor, seed=seed)
+    paused = None if champion is None else registry.state().paused
+    held = None if paused is None else str(paused)
+    asked: dict[str, Any] = {"champion": champion, "anchor": anchor, "seed": seed}
+    decision = decide(evidence, rules, **asked).held(held)
     report = {
         **decision.report,
+        "decided_from": decided_from(keep(pack(evidence), slot=closed), rules, **asked, held=held),
         "kind": kind,
         "reasons": decision.reasons,
         "training": dict(result.report),

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from actors.copied import Copied
+from actors.on_record import OnRecord
 from forecast.artifact import Artifact
-from forecast.audit import AuditLog
+from forecast.audit import SEGMENT_BYTES, AuditLog
+from forecast.backup import ARTIFACTS, STATE, files_below
 from forecast.errors import ArtifactError
+from forecast.evidence_files import EvidenceFiles
 from forecast.registry import Registry, RegistryState, Servable, UpdateRecord
 from forecast.storage import HANDOVER_S, OwnerLock
 from forecast.touched import Touched, touched
 
 log = logging.getLogger("fleetcast.registry")
 
-_ALL = 1_000_000
 
-
-class RegistryActor:
+class RegistryActor(OnRecord, Copied):
     """Shell around `forecast.registry.Registry`, holding the lock on the panel's state.
 
     Called by the controller (`register`, `promote`, `reject`), by replicas on any node
@@ -30,9 +31,21 @@ class RegistryActor:
     change is on disk before it is answered; the constructor, which Ray runs again, reads it back.
     """
 
-    def __init__(self, *, audit_dir: Path, owner: str, **settings: Any) -> None:
-        self._lock = OwnerLock(audit_dir.parent / "owner.lock", owner, patience_s=HANDOVER_S)
-        self._registry = Registry(audit=AuditLog(audit_dir), lock=self._lock, **settings)
+    def __init__(
+        self,
+        *,
+        audit_dir: Path,
+        owner: str,
+        segment_bytes: int = SEGMENT_BYTES,
+        evidence_slots: int = 0,
+        **settings: Any,
+    ) -> None:
+        panel_dir = audit_dir.parent
+        self._lock = OwnerLock(panel_dir / "owner.lock", owner, patience_s=HANDOVER_S)
+        self._audit = AuditLog(audit_dir, segment_bytes=segment_bytes)
+        self._evidence = EvidenceFiles(panel_dir / "evidence", keep_slots=evidence_slots)
+        self._registry = Registry(audit=self._audit, lock=self._lock, **settings)
+        self._artifacts = settings["storage"] / settings["panel"]
         self._changed = asyncio.Condition()
         self._verdicts = self._count()
         state = self._registry.state()
@@ -62,6 +75,14 @@ class RegistryActor:
     async def rollback(self, to: int | None, **record: Any) -> RegistryState:
         """Move the champion back."""
         return await self._tell(self._registry.rollback(to, **record))
+
+    async def pause(self, **record: Any) -> RegistryState:
+        """Hold promotion back, or all learning; see `Registry.pause`."""
+        return await self._tell(self._registry.pause(**record))
+
+    async def resume(self, **record: Any) -> RegistryState:
+        """Let promotion and learning go on."""
+        return await self._tell(self._registry.resume(**record))
 
     async def reject(self, version: int | None, **record: Any) -> RegistryState:
         """Record a challenger that the gate refused."""
@@ -135,8 +156,21 @@ class RegistryActor:
         return self._registry.updates(limit=limit, since_slot=since_slot)
 
     async def summary(self) -> dict[str, Any]:
-        """The champion, how many challengers were promoted and refused, the last verdict."""
-        return {"champion": self._registry.state().champion, **self._verdicts}
+        """The champion, who holds promotion back, counts of verdicts, the last one."""
+        state = self._registry.state()
+        paused = None if state.paused is None else asdict(state.paused)
+        told = {"paused": paused, "promotion_paused": paused is not None}
+        return {"champion": state.champion, **told, **self._verdicts}
+
+    def _files(self) -> dict[str, Path]:
+        """The audit log and the versions, which go together."""
+        log = {f"{STATE}/audit/{name}": path for name, path in self._audit.files().items()}
+        return {**log, **files_below(self._artifacts, ARTIFACTS)}
+
+    def _fixed_files(self) -> dict[str, Path]:
+        """The evidence: many small files, each named by its content."""
+        files = self._evidence.files()
+        return {f"{STATE}/evidence/{name}": path for name, path in files.items()}
 
     async def close(self) -> None:
         """Let go of the lock."""
@@ -149,9 +183,11 @@ class RegistryActor:
         return state
 
     def _count(self) -> dict[str, Any]:
-        updates = self._registry.updates(limit=_ALL)
-        seen = Counter(update.verdict for update in updates)
-        counts = {"promoted": seen["promoted"], "rejected": seen["rejected"]}
+        counts = {
+            "promoted": self._audit.count("promote"),
+            "rejected": self._audit.count("reject"),
+        }
+        updates = self._registry.updates(limit=1)
         if not updates:
             return {**counts, "last_update": None}
         last = updates[0]

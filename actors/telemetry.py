@@ -118,6 +118,8 @@ TABLE: tuple[Row, ...] = tuple(Row(*row) for row in (
      "Challengers promoted"),
     ("registry.rejected", "fleetcast_updates_rejected_total", "counter", "updates",
      "Challengers refused"),
+    ("registry.promotion_paused", "fleetcast_promotion_paused", "gauge", "yes or no",
+     "1 while promotion is paused, by a person or after a rollback"),
     ("registry.last_update.promoted", "fleetcast_last_update_promoted", "gauge", "yes or no",
      "1 when the last verdict was to promote, 0 when to refuse"),
     ("registry.last_update.slot", "fleetcast_last_update_slot", "gauge", "slots",

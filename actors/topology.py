@@ -81,8 +81,9 @@ def ensure(config: Config, *, who: str = "bootstrap") -> dict[str, Any]:
 
     An actor that runs with another configuration or code is closed, which makes its state durable,
     and made anew from it; the controller, which holds the others' handles, ends first and starts
-    last. Such a change goes on the audit record, with the keys that changed. Meanwhile the replicas
-    answer from memory. Raises StateError with the cause when an actor cannot start.
+    last. Such a change goes on the audit record, with the keys that changed; so does another config
+    than that of the last start. Meanwhile the replicas answer from memory. Raises StateError with
+    the cause when an actor cannot start.
     """
     code = _code()
     planned = specs(config)
@@ -111,9 +112,11 @@ def ensure(config: Config, *, who: str = "bootstrap") -> dict[str, Any]:
         controller = _controller(config, {role: actors[role] for role in wanted})
         actors[handles.CONTROLLER] = _make(config, controller, code)
         _wait({handles.CONTROLLER: actors[handles.CONTROLLER]})
+    registry, told = actors[handles.REGISTRY], leaves(config.model_dump(mode="json"))
+    ray.get(registry.configured.remote(told, who), timeout=_START_S)
     replaced = [role for role in anew if running[role] is not None]
     if replaced:
-        _audit(config, actors[handles.REGISTRY], running, replaced, code, who)
+        _audit(config, registry, running, replaced, code, who)
     return actors
 
 

@@ -23,6 +23,7 @@ from connect.wire import Row
 from forecast.errors import ConfigError, FleetcastError
 
 _CHUNK_ROWS = 2000
+_ANSWER_S = 60.0
 _JSON = "application/json"
 _HEADERS = {"X-Fleetcast": "1", "Content-Type": "application/x-ndjson"}
 
@@ -57,7 +58,7 @@ class Client:
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         verify: ssl.SSLContext | bool = True if self.ca_file is None else _trusting(self.ca_file)
         self._http = httpx.Client(
-            base_url=self.base_url, headers=headers, timeout=60.0, verify=verify
+            base_url=self.base_url, headers=headers, timeout=_ANSWER_S, verify=verify
         )
 
     @classmethod
@@ -86,14 +87,22 @@ class Client:
         answer: Mapping[str, Any] = self._send("GET", "/api/v1/status").json()
         return answer
 
-    def get(self, path: str, **params: str | int) -> Any:  # noqa: ANN401 - JSON
+    def get(self, path: str, **params: str | int | list[str]) -> Any:  # noqa: ANN401 - JSON
         """GET a path and return its JSON."""
         return self._send("GET", path, params=params).json()
 
-    def post(self, path: str, body: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
-        """POST JSON and return the JSON of the answer; tried again, it is the same request."""
+    def post(
+        self, path: str, body: Mapping[str, Any], *, timeout_s: float | None = _ANSWER_S
+    ) -> Any:  # noqa: ANN401 - JSON
+        """POST JSON and return the JSON of the answer; tried again, it is the same request.
+
+        `timeout_s` None waits for the answer as long as it takes.
+        """
         headers = {**_HEADERS, "Content-Type": _JSON, "Idempotency-Key": uuid.uuid4().hex}
-        return self._send("POST", path, content=json.dumps(body).encode(), headers=headers).json()
+        content = json.dumps(body).encode()
+        return self._send(
+            "POST", path, content=content, headers=headers, timeout_s=timeout_s
+        ).json()
 
     def ingest(self, rows: Iterable[Mapping[str, Any]], *, key: str) -> Mapping[str, Any]:
         """POST rows as NDJSON under an idempotency key."""
@@ -124,15 +133,21 @@ class Client:
         method: str,
         path: str,
         *,
-        params: Mapping[str, str | int] | None = None,
+        params: Mapping[str, str | int | list[str]] | None = None,
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = _ANSWER_S,
     ) -> httpx.Response:
         deadline = time.monotonic() + self.patience_s
         while True:
             try:
                 response = self._http.request(
-                    method, path, params=params, content=content, headers=headers
+                    method,
+                    path,
+                    params=params,
+                    content=content,
+                    headers=headers,
+                    timeout=timeout_s,
                 )
                 if response.status_code < 500:
                     return response.raise_for_status()

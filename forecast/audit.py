@@ -1,58 +1,37 @@
 """The audit log: what was decided, when, by whom; also the registry's commit log.
 
-One JSON line a record in `audit.jsonl`, in canonical form (sorted keys, no spaces). Each record
-carries the SHA-256 of the one before it and of itself, so that a changed, removed or reordered
-record is found. A record that changes the registry holds the whole new state: what is on disk
-after its `sync` has happened, all else has not.
+One JSON line a record, in canonical form (sorted keys, no spaces), in segments (`audit_segments`).
+Each record carries the SHA-256 of the one before it and of itself, so that a changed, removed or
+reordered record is found, across segments too. A record that changes the registry holds the whole
+new state: what is on disk after its `sync` has happened, all else has not.
 """
 
 from __future__ import annotations
 
-import io
-import json
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forecast.canonical import canonical, plain, sha256
+from forecast.audit_record import GENESIS, AuditRecord, line_of, record_of
+from forecast.audit_segments import (
+    Chain,
+    Entry,
+    Index,
+    check_first,
+    index_path,
+    read_at,
+    segment_path,
+    segments,
+    walk,
+)
 from forecast.errors import AuditError
-from forecast.storage import DISK, Disk, make_folders
+from forecast.storage import DISK, Disk, make_folders, write_atomic
 
-FORMAT = 1
-GENESIS = "0" * 64
-"""What the first record names as the hash before it."""
+__all__ = ["GENESIS", "AuditCheck", "AuditLog", "AuditRecord", "verify"]
 
-_FILE = "audit.jsonl"
-
-
-@dataclass(frozen=True, slots=True)
-class AuditRecord:
-    """One line of the log."""
-
-    sequence: int
-    """1, 2, 3, ..."""
-    kind: str
-    """`register`, `promote`, `reject`, `rollback`, `alias`, or any other event's name."""
-    slot: int
-    """Event time of the decision."""
-    who: str
-    time_s: float
-    """Wall clock, seconds since 1970; says when, decides nothing."""
-    key: str | None
-    """At most one record has a given key; a repeated call finds it and changes nothing."""
-    detail: dict[str, Any]
-    state: dict[str, Any] | None
-    """The whole state after this record; None when it changed none."""
-    previous: str
-    hash: str
-
-    def to_json(self) -> dict[str, Any]:
-        """The record as it stands in the file."""
-        return {"format": FORMAT, **asdict(self)}
-
-
-_NAMES = {"format", *(field.name for field in fields(AuditRecord))}
+SEGMENT_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,38 +44,23 @@ class AuditCheck:
     """Bytes of an unfinished record behind the last whole one."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """Where a record stands, so that one can be read without the others."""
+def verify(directory: Path, head: str | None = None, *, also: Sequence[str] = ()) -> AuditCheck:
+    """Check the whole chain without touching a file; for any reader, at any time.
 
-    offset: int
-    kind: str
-    slot: int
-
-
-def verify(directory: Path, head: str | None = None) -> AuditCheck:
-    """Check the whole chain without touching the file; for any reader, at any time.
-
-    `head`, a hash kept elsewhere, must still be in the chain: that finds records cut off the end.
-    Raises AuditError naming the line and what is wrong with it.
+    `head`, a hash kept elsewhere, must still be in the chain, and those of `also`: that finds
+    records cut off the end. Raises AuditError naming file and line, and what is wrong.
     """
-    hashes: set[str] = set()
-    last, records, end = GENESIS, 0, 0
-    path = directory / _FILE
-    data = path.read_bytes() if path.exists() else b""
-    for offset, line, record in _walk(path, data):
-        last, records, end = record.hash, records + 1, offset + len(line)
-        hashes.add(last)
-    if head is not None and head != GENESIS and head not in hashes:
-        raise AuditError(f"{path}: the record with hash {head} is missing; {records} are there")
-    return AuditCheck(records=records, head=last, torn_bytes=len(data) - end)
+    chain = Chain(directory).verified([*also, *([] if head is None else [head])])
+    return AuditCheck(records=chain.records, head=chain.head, torn_bytes=chain.torn_bytes)
 
 
 class AuditLog:
     """The log's one writer.
 
-    Opening checks the whole chain and cuts an unfinished last record, which nobody was promised;
-    `cut_bytes` says how much. A damaged record before the end raises AuditError.
+    A segment of `segment_bytes` or more is full: the next record begins another. Opening reads the
+    last segment and the indexes of the full ones; `verify` reads all. An unfinished last record,
+    which nobody was promised, is cut; `cut_bytes` says how much. A damaged record in the last
+    segment, and a full segment that is missing or of another size, raise AuditError.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -107,24 +71,28 @@ class AuditLog:
     (True, 1, ['pause'])
     """
 
-    def __init__(self, directory: Path, *, disk: Disk = DISK) -> None:
-        self._path = directory / _FILE
+    def __init__(
+        self, directory: Path, *, segment_bytes: int = SEGMENT_BYTES, disk: Disk = DISK
+    ) -> None:
+        self.directory = directory
+        self._segment_bytes = segment_bytes
         self._disk = disk
-        self._entries: list[_Entry] = []
+        self._segments: list[tuple[int, Path]] = []
+        self._entries: list[Entry] = []
         self._keys: dict[str, int] = {}
         self._size = 0
+        """Bytes of whole records in the last segment."""
         self._dirty = False
-        self.head = GENESIS
+        self._before_segment = self.head = GENESIS
         self.latest: AuditRecord | None = None
         """The last record that holds a state."""
         make_folders(directory, disk=disk)
-        if not self._path.exists():
-            disk.write(self._path, b"")
-            disk.sync(directory)
-        data = self._path.read_bytes()
-        for offset, line, record in _walk(self._path, data):
-            self._remember(offset, len(line), record)
-        self.cut_bytes = len(data) - self._size
+        found = segments(directory) or [(1, self._new_segment(1))]
+        for first, path in found[:-1]:
+            self._take_full(first, path)
+        stated = [number for number, entry in enumerate(self._entries, 1) if entry.has_state]
+        self.latest = self.record(stated[-1]) if stated else None
+        self.cut_bytes = self._take_last(*found[-1])
         if self.cut_bytes:
             self._cut()
 
@@ -146,22 +114,22 @@ class AuditLog:
         """
         if key is not None and (known := self.find(key)) is not None:
             return known
-        body = {
-            "format": FORMAT,
-            "sequence": len(self._entries) + 1,
-            "kind": kind,
-            "slot": int(slot),
-            "who": who,
-            "time_s": float(time_s),
-            "key": key,
-            "detail": plain(detail),
-            "state": None if state is None else plain(state),
-            "previous": self.head,
-        }
-        line = canonical({**body, "hash": _hash(body)}) + b"\n"
-        record = _record(line)
+        line = line_of(
+            sequence=len(self._entries) + 1,
+            kind=kind,
+            slot=slot,
+            who=who,
+            time_s=time_s,
+            key=key,
+            detail=detail,
+            state=state,
+            previous=self.head,
+        )
+        record = record_of(line, where="a new record")
         if self._dirty:
             self._cut()
+        if self._size >= self._segment_bytes:
+            self._rotate()
         self._dirty = True
         self._disk.append(self._path, line)
         self._disk.sync(self._path)
@@ -175,23 +143,27 @@ class AuditLog:
         return None if sequence is None else self.record(sequence)
 
     def record(self, sequence: int) -> AuditRecord:
-        """One record by its number; raises IndexError when there is none."""
+        """One record by its number; raises IndexError when there is none, AuditError for damage."""
         if not 1 <= sequence <= len(self._entries):
             raise IndexError(f"audit record {sequence}; there are {len(self._entries)}")
-        with self._path.open("rb") as file:
-            file.seek(self._entries[sequence - 1].offset)
-            return _record(file.readline())
+        place = bisect_right(self._segments, sequence, key=lambda segment: segment[0]) - 1
+        return read_at(self._segments[place][1], self._entries[sequence - 1].offset)
 
     def records(
         self,
         *,
         since: int = 0,
+        before: int | None = None,
         since_slot: int | None = None,
         kinds: Sequence[str] | None = None,
         newest_first: bool = False,
     ) -> Iterator[AuditRecord]:
-        """Records after number `since`, of these kinds, of slot `since_slot` or later."""
-        numbers = range(since + 1, len(self._entries) + 1)
+        """Records after number `since` and before number `before`, of these kinds.
+
+        And of slot `since_slot` or later.
+        """
+        end = len(self._entries) + 1
+        numbers = range(since + 1, end if before is None else min(before, end))
         for number in reversed(numbers) if newest_first else numbers:
             entry = self._entries[number - 1]
             if kinds is not None and entry.kind not in kinds:
@@ -199,9 +171,13 @@ class AuditLog:
             if since_slot is None or entry.slot >= since_slot:
                 yield self.record(number)
 
+    def count(self, kind: str) -> int:
+        """How many records are of a kind; reads none of them."""
+        return sum(entry.kind == kind for entry in self._entries)
+
     def verify(self, head: str | None = None) -> AuditCheck:
-        """Check the file against the chain and against what this writer wrote; see `verify`."""
-        check = verify(self._path.parent, head)
+        """Check the files against the chain and against what this writer wrote; see `verify`."""
+        check = verify(self.directory, head)
         if check.head != self.head:
             raise AuditError(
                 f"{self._path}: ends with hash {check.head} after {check.records} records, but "
@@ -209,11 +185,64 @@ class AuditLog:
             )
         return check
 
+    def files(self) -> dict[str, Path]:
+        """Every file of the log by its name, for a copy; only the last segment still grows."""
+        paths = [path for _, path in self._segments]
+        indexes = [index_path(path) for path in paths[:-1]]
+        return {path.name: path for path in (*paths, *indexes)}
+
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def _path(self) -> Path:
+        """The last segment, the one that grows."""
+        return self._segments[-1][1]
+
+    def _take_full(self, first: int, path: Path) -> None:
+        """Learn from its index what is in a full segment; from itself where there is none."""
+        check_first(path, first, expected=len(self) + 1)
+        index = Index.read(path)
+        if index is None or not index.fits(path, first=first, previous=self.head):
+            index = Index.of(path, path.read_bytes(), first=first, previous=self.head)
+            write_atomic(index_path(path), index.to_bytes(), disk=self._disk)
+        self._segments.append((first, path))
+        for number, entry in enumerate(index.entries, start=first):
+            self._entries.append(entry)
+            if entry.key is not None:
+                self._keys[entry.key] = number
+        self.head = index.head
+
+    def _take_last(self, first: int, path: Path) -> int:
+        """Read the segment that grows; the bytes of an unfinished record at its end."""
+        check_first(path, first, expected=len(self) + 1)
+        self._begin(first, path)
+        data = path.read_bytes()
+        for offset, line, record in walk(path, data, first=first, previous=self.head, last=True):
+            self._remember(offset, len(line), record)
+        return len(data) - self._size
+
+    def _rotate(self) -> None:
+        """Begin another segment; the index of the full one is on disk before."""
+        first = self._segments[-1][0]
+        entries = tuple(self._entries[first - 1 :])
+        index = Index(first, self._size, self._before_segment, self.head, entries)
+        write_atomic(index_path(self._path), index.to_bytes(), disk=self._disk)
+        following = len(self) + 1
+        self._begin(following, self._new_segment(following))
+
+    def _new_segment(self, first: int) -> Path:
+        path = segment_path(self.directory, first)
+        self._disk.write(path, b"")
+        self._disk.sync(self.directory)
+        return path
+
+    def _begin(self, first: int, path: Path) -> None:
+        self._segments.append((first, path))
+        self._size, self._before_segment = 0, self.head
+
     def _remember(self, offset: int, length: int, record: AuditRecord) -> None:
-        self._entries.append(_Entry(offset, record.kind, record.slot))
+        self._entries.append(Entry.of(offset, record))
         self._size = offset + length
         self.head = record.hash
         if record.key is not None:
@@ -226,59 +255,3 @@ class AuditLog:
         self._disk.truncate(self._path, self._size)
         self._disk.sync(self._path)
         self._dirty = False
-
-
-def _hash(body: Mapping[str, Any]) -> str:
-    return sha256(canonical(body))
-
-
-def _record(line: bytes) -> AuditRecord:
-    found = json.loads(line)
-    del found["format"]
-    return AuditRecord(**found)
-
-
-def _walk(path: Path, data: bytes) -> Iterator[tuple[int, bytes, AuditRecord]]:
-    """(offset, line, record) of each whole record; stops before an unfinished last one.
-
-    Unfinished is a last line without its line end, or one that is no JSON at all: a power cut can
-    leave the end of a write without its beginning.
-    """
-    last, offset = GENESIS, 0
-    for number, line in enumerate(io.BytesIO(data), start=1):
-        where = f"{path}: line {number}"
-        final = offset + len(line) == len(data)
-        if final and not line.endswith(b"\n"):
-            return
-        try:
-            found = json.loads(line)
-        except ValueError as error:
-            if final:
-                return
-            raise AuditError(f"{where}: not JSON: {error}") from error
-        _check(found, line, where=where)
-        if found["previous"] != last:
-            raise AuditError(
-                f"{where}: a record before it is missing, added or in another place: it follows "
-                f"hash {found['previous']}, but {last} stands there"
-            )
-        if found["sequence"] != number:
-            raise AuditError(f"{where}: record {found['sequence']} stands at place {number}")
-        yield offset, line, _record(line)
-        last = found["hash"]
-        offset += len(line)
-
-
-def _check(found: Any, line: bytes, *, where: str) -> None:  # noqa: ANN401
-    """Raise AuditError unless the line is a record of our format that hashes to what it says."""
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        number = found.get("format") if isinstance(found, dict) else found
-        raise AuditError(f"{where}: format {number!r}; this code reads {FORMAT}")
-    body = {name: value for name, value in found.items() if name != "hash"}
-    try:
-        whole = found.keys() == _NAMES and found["hash"] == _hash(body)
-        whole = whole and canonical(found) + b"\n" == line
-    except ValueError:  # a NaN, which no record of ours holds
-        whole = False
-    if not whole:
-        raise AuditError(f"{where}: the record was changed: its hash does not fit its content")

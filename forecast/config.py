@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from forecast.config_learning import OnlineLearning
+from forecast.config_state import AuditConfig, BackupConfig
 from forecast.schema import Metric, Schema
 from forecast.section import Section
 
@@ -240,6 +241,8 @@ class Config(Section):
     ensemble: EnsembleConfig = EnsembleConfig()
     serve: ServeConfig = ServeConfig()
     limits: LimitsConfig = LimitsConfig()
+    audit: AuditConfig = AuditConfig()
+    backup: BackupConfig = BackupConfig()
 
     @model_validator(mode="after")
     def _history_holds_the_windows(self) -> Config:
@@ -275,6 +278,11 @@ class Config(Section):
     def artifacts_dir(self) -> Path:
         """Where artifacts live: `storage_path`, or a folder in `state_dir`."""
         return self.storage_path or self.state_dir / "artifacts"
+
+    @property
+    def backups_dir(self) -> Path:
+        """Below which backups are written: `backup.directory`, or a folder in `state_dir`."""
+        return self.backup.directory or self.state_dir / "backups"
 
     @property
     def panel_dir(self) -> Path:

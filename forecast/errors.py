@@ -15,6 +15,7 @@
         ├── Forbidden            a token without the scope, or a request that may not come this way
         ├── UnknownServer
         ├── UnknownEvent
+        ├── UnknownUpdate
         ├── Conflict             the request and what is stored do not go together
         ├── TooLarge             a body, or what it inflates to, is over the limit
         ├── TooSlow              a body whose end does not come
@@ -111,6 +112,13 @@ class UnknownEvent(RequestError):
 
     status = 404
     kind = "unknown-event"
+
+
+class UnknownUpdate(RequestError):
+    """No verdict on such an update is on record."""
+
+    status = 404
+    kind = "unknown-update"
 
 
 class Conflict(RequestError):

@@ -27,6 +27,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import sqlite3
 import threading
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -236,6 +237,16 @@ class Ledger:
         """
         with self._lock:
             return self._file.counts()
+
+    def copy_to(self, path: Path) -> None:
+        """Copy all that is kept into another file; in a thread, while nothing is scored or issued.
+
+        Raises StateError when that fails.
+        """
+        try:
+            self._file.copy_to(path)
+        except (sqlite3.Error, OSError) as error:
+            raise StateError(f"{path}: cannot copy the ledger: {error}") from error
 
     def close(self) -> None:
         """Let go of the file; all that a start needs is on disk already."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -45,6 +45,8 @@ ServerKey = tuple[bool, str]
 _NONE = -1
 _PAGE = 16384
 """Bytes; most rows are blobs of many pages."""
+_PAGES_AT_ONCE = 256
+"""In a copy; between them others may read."""
 
 _TABLES = """
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -272,6 +274,11 @@ class LedgerFile:
         size = sum(file.stat().st_size for file in files if file.exists())
         counters = dict(self._db.execute("SELECT name, value FROM counters"))
         return {**counters, "kept_blocks": blocks, "kept_days": days, "bytes": size}
+
+    def copy_to(self, path: Path) -> None:
+        """Copy the whole file as of now into another one; in a thread, beside reads of this one."""
+        with closing(sqlite3.connect(path)) as copy:
+            self._db.backup(copy, pages=_PAGES_AT_ONCE)
 
     def close(self) -> None:
         """Let go of the file."""

@@ -33,6 +33,8 @@ _NAME_BYTES = 150
 """One server's state in a snapshot, as JSON."""
 _AUDIT_BYTES = 5000
 """Audit records of one update: registered, judged, retired; measured over 11 updates."""
+_EVIDENCE_BYTES = 15_000
+"""What one decision was made from: three models, a day in 24 blocks, 4 roles, 4 targets."""
 
 _TABLE_ROWS = 5_200
 """Nodes of one variable's table after 1,000 steps on real servers; 2,600 before, at most 81,922."""
@@ -200,7 +202,7 @@ def _disk(config: Config, sizes: Sizes) -> Iterator[Item]:
     a_day = _SQLITE_WRITES * sizes.day
     versions = 3 + max(online.keep_model_versions, sizes.versions)  # aliased ones too
     trainings = sizes.updates + sizes.retrains
-    audit = trainings * _AUDIT_BYTES
+    audit, evidence = trainings * _AUDIT_BYTES, trainings * _EVIDENCE_BYTES
     taken = 1 / 35 + online.windows_per_update * sizes.updates / max(1, sizes.replayed)
     parts: list[tuple[str, float, float]] = [
         ("buffer log", log, every),
@@ -214,6 +216,7 @@ def _disk(config: Config, sizes: Sizes) -> Iterator[Item]:
         ("ledger snapshot", windows * a_day, 2 * windows),
         ("versions", trainings * sizes.artifact, versions * sizes.artifact),
         ("audit log", audit, 365 * audit),  # it is never cut: a year of it
+        ("decision evidence", evidence, config.audit.reproduce_days * evidence),
     ]
     for what, written, kept in parts:
         where = "storage_path" if what == "versions" and config.storage_path else "state_dir"

@@ -9,22 +9,26 @@ and opening the registry clears what is left over.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from forecast.artifact import Artifact
 from forecast.audit import AuditLog, AuditRecord
+from forecast.by_hand import ByHand
+from forecast.errors import RegistryError
+from forecast.pauses import Pause
 from forecast.storage import DISK, Disk, OwnerLock
 from forecast.store import Refused, Servable, VersionStore
 from forecast.versions import RegistryState, UpdateRecord, VersionInfo
 
 __all__ = ["Refused", "Registry", "RegistryState", "Servable", "UpdateRecord", "VersionInfo"]
 
-_COMMITS = ("register", "promote", "reject", "rollback", "alias")
+_COMMITS = ("register", "promote", "reject", "rollback", "alias", "pause", "resume")
 
 
-class Registry:
+class Registry(ByHand):
     """The one writer of a panel's versions and aliases.
 
     Changes are idempotent: each has a key, by default of event time and version, and one that was
@@ -158,10 +162,13 @@ class Registry:
         """Make a version the champion; the old champion becomes `previous`.
 
         `anchor` names the version that is the anchor from now on. Its files are verified first.
-        Raises UnknownVersion, ArtifactError.
+        Raises UnknownVersion, ArtifactError, and RegistryError while promotion is paused, but for
+        the first version.
         """
         key = f"promote:{key or f'{slot}:{version}'}"
         if self._done(key) is None:
+            if self._state.paused is not None and self._state.champion is not None:
+                raise RegistryError(f"version {version} is not promoted: {self._state.paused}")
             lineage = self.load(version).manifest.get("lineage", {})
             state = self._state.promoted(version, slot=slot).anchored(anchor)
             detail = {
@@ -209,41 +216,31 @@ class Registry:
         return self._state
 
     def rollback(
-        self, to: int | None = None, *, slot: int, who: str, reason: str, key: str | None = None
-    ) -> RegistryState:
-        """Move the champion back, to `previous` or to a version that was champion before.
-
-        What came after it is withdrawn: it no longer serves, not even as a way out. Raises
-        RegistryError when there is no such version, ArtifactError when it is damaged.
-        """
-        key = f"rollback:{key or f'{slot}:{to}'}"
-        if self._done(key) is None:
-            state = self._state.rolled_back(to, slot=slot)
-            self.load(state.aliases["champion"])
-            replaces = self._state.champion
-            detail = {"version": state.champion, "replaces": replaces, "reason": reason}
-            self._commit("rollback", key, state, slot=slot, who=who, detail=detail)
-        return self._state
-
-    def set_alias(
         self,
-        name: str,
-        version: int | None,
+        to: int | None = None,
         *,
         slot: int,
         who: str,
         reason: str,
+        pause: bool = False,
         key: str | None = None,
     ) -> RegistryState:
-        """Let an alias (`challenger`, `anchor`, a pin) name a version, or drop it (None).
+        """Move the champion back, to `previous` or to a version that was champion before.
 
-        Raises UnknownVersion, and RegistryError for an alias that only a promotion moves.
+        What came after it is withdrawn: it no longer serves, not even as a way out. `pause` holds
+        promotion back from then on, in the same record. Raises RegistryError when there is no such
+        version, ArtifactError when it is damaged.
         """
-        key = f"alias:{key or f'{slot}:{name}:{version}'}"
+        key = f"rollback:{key or f'{slot}:{to}'}"
         if self._done(key) is None:
-            state = self._state.aliased(name, version)
-            detail = {"alias": name, "version": version, "reason": reason}
-            self._commit("alias", key, state, slot=slot, who=who, detail=detail)
+            state = self._state.rolled_back(to, slot=slot)
+            if pause:
+                held = Pause(who, f"rollback: {reason}", slot)
+                state = replace(state, paused=held.over(state.paused))
+            self.load(state.aliases["champion"])
+            replaces = self._state.champion
+            detail = {"version": state.champion, "replaces": replaces, "reason": reason}
+            self._commit("rollback", key, state, slot=slot, who=who, detail=detail)
         return self._state
 
     def note(

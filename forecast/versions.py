@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 from forecast.audit import AuditRecord
 from forecast.errors import RegistryError, UnknownVersion
+from forecast.pauses import Pause
 
 Status = Literal["registered", "promoted", "rejected", "withdrawn"]
 
@@ -58,6 +59,10 @@ class RegistryState:
     versions: tuple[VersionInfo, ...] = ()
     line: tuple[int, ...] = ()
     next_version: int = 1
+    paused: Pause | None = None
+    """Who holds promotion back, and why; None: nobody does."""
+    resumed: int = 0
+    """The revision of the last resume; 0 before the first."""
 
     @property
     def champion(self) -> int | None:
@@ -173,6 +178,14 @@ class RegistryState:
             aliases[name] = self.info(version).version
         return self._next(aliases=aliases)
 
+    def pausing(self, pause: Pause) -> RegistryState:
+        """With promotion held back, over what holds it back already."""
+        return self._next(paused=pause.over(self.paused))
+
+    def resuming(self) -> RegistryState:
+        """With nothing held back by anybody."""
+        return self._next(paused=None, resumed=self.revision + 1)
+
     def retained(self, keep: int, beside: int = 0) -> RegistryState:
         """Without the versions that may go.
 
@@ -215,6 +228,8 @@ class RegistryState:
         values = {name: value for name, value in stored.items() if name in known}
         values["versions"] = tuple(VersionInfo(**info) for info in stored["versions"])
         values["line"] = tuple(stored["line"])
+        if values.get("paused") is not None:
+            values["paused"] = Pause(**values["paused"])
         return cls(**values)
 
     def _with(self, info: VersionInfo) -> tuple[VersionInfo, ...]:

@@ -52,8 +52,9 @@ def test_nobody_there_is_exit_code_3():
     nowhere = ("--url", "http://127.0.0.1:9")
     assert run("status", *nowhere).exit_code == 3
     assert run("events", *nowhere).exit_code == 3
-    assert run("rollback", "--reason", "test", *nowhere).exit_code == 3
-    assert run("rollback", *nowhere).exit_code == 2  # a reason is asked for
+    for steering in ("rollback", "pause", "resume"):
+        assert run(steering, "--reason", "test", *nowhere).exit_code == 3
+        assert run(steering, *nowhere).exit_code == 2  # a reason is asked for
 
 
 def test_the_example_of_a_real_fleet_is_a_valid_config():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from train.paired import LEAST_BLOCKS, LEVEL, Change, Losses, compare, covered, wql
@@ -59,6 +59,12 @@ class Decision:
     def anchor_of(self, *, champion: int | None, challenger: int | None) -> int | None:
         """That version by its number; None where it stays."""
         return {"stays": None, "champion": champion, "challenger": challenger}[self.anchor]
+
+    def held(self, why: str | None) -> Decision:
+        """The decision while promotion is held back: judged as ever, and not promoted."""
+        if why is None or not self.promote:
+            return self
+        return replace(self, promote=False, reasons=(why, *self.reasons))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -12,10 +12,13 @@ from pydantic import ValidationError
 
 from forecast.errors import RequestError, TooLarge, TooSlow, Unprocessable, UnsupportedMedia
 from forecast.http.ingest import JSON, NDJSON, media_type
-from forecast.http.queries import ForecastRequest
+from forecast.http.queries import Asked, ForecastRequest
+
+Asking = TypeVar("Asking", bound=Asked)
 
 _MOST_QUESTION_BYTES = 8 << 20
 """The body of a question; one of rows may be longer."""
+_MOST_REQUEST_BYTES = 1 << 20
 _LONGEST_KEY = 200
 _BODY_S = 60.0
 """A body has arrived by then, or never: while it is read it takes one of the gateway's places."""
@@ -115,6 +118,23 @@ async def forecast_request(request: Request) -> ForecastRequest:
         if found[0]["type"] == "json_invalid":
             raise RequestError(f"the body is not JSON: {found[0]['msg']}") from error
         raise RequestValidationError(found) from error
+
+
+async def asked_of(request: Request, kind: type[Asking]) -> Asking:
+    """A small request in the body.
+
+    Raises UnsupportedMedia, TooLarge, RequestError for what is no JSON, Unprocessable naming the
+    first thing that is wrong with it.
+    """
+    body = await read_json(request, _MOST_REQUEST_BYTES)
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if first["type"] == "json_invalid":
+            raise RequestError(f"the body is not JSON: {first['msg']}") from error
+        where = ".".join(str(part) for part in first["loc"])
+        raise Unprocessable(f"{where or 'the body'}: {first['msg']}") from error
 
 
 def request_id(request: Request) -> str:

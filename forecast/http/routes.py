@@ -1,9 +1,9 @@
 """The HTTP routes of one fleet. Everything they need of the system is `Service`.
 
-read     GET, POST /api/v1/forecast; GET /accuracy /events /learning/updates /models /servers
-         /status / /metrics
+read     GET, POST /api/v1/forecast; GET /accuracy /audit /events /learning/updates /models
+         /servers /status / /metrics
 ingest   POST /api/v1/ingest; POST, DELETE /events
-operate  POST /api/v1/rollout/rollback
+operate  POST /api/v1/rollout/rollback /learning/pause /learning/resume /backups
 anybody  /healthz /readyz /docs /openapi.json
 """
 
@@ -25,6 +25,7 @@ from forecast.http.auth import Guard, Scope
 from forecast.http.board import Board
 from forecast.http.bodies import FORECAST_BODY, ROWS_BODY, forecast_request, read_body, request_id
 from forecast.http.events import event_routes, rollback_routes
+from forecast.http.learning import steering_routes
 from forecast.http.queries import (
     AccuracyQuery,
     ForecastQuery,
@@ -33,6 +34,7 @@ from forecast.http.queries import (
     UpdatesQuery,
 )
 from forecast.http.reads import Reads, Shortcut, known, respond, told_of
+from forecast.http.records import record_routes
 from forecast.http.service import Service
 from forecast.record import Snapshot
 
@@ -72,7 +74,9 @@ def make_app(
         (_report_routes(service), read),
         (_ingest_routes(service, max_body_bytes), ingest),
         (event_routes(service, read=read, ingest=ingest), []),
+        (record_routes(service, read=read, operate=[_needs(guard, "operate")]), []),
         (rollback_routes(service), [_needs(guard, "operate")]),
+        (steering_routes(service), [_needs(guard, "operate")]),
     ):
         app.include_router(router, prefix=_PREFIX, dependencies=needs, responses=told)
     app.include_router(_page_routes(service, title), dependencies=read)

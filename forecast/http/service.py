@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from forecast.accuracy import AccuracyReport
+from forecast.audit import AuditCheck, AuditRecord
 from forecast.events import Event, EventReport, Told
 from forecast.http.api import IngestAnswer
 from forecast.record import Snapshot
@@ -92,6 +93,32 @@ class Service(Protocol):
 
         Raises UnknownVersion, and Conflict for a version that never was champion.
         """
+        ...
+
+    async def pause(self, reason: str, who: str, request_id: str) -> RegistryState:
+        """Start no training and promote nothing; the same request id again changes nothing."""
+        ...
+
+    async def resume(self, reason: str, who: str, request_id: str) -> RegistryState:
+        """Let learning and promotion go on; the same request id again changes nothing."""
+        ...
+
+    async def audit(
+        self, *, limit: int, before: int | None, since: int | None, kinds: Sequence[str]
+    ) -> Sequence[AuditRecord]:
+        """Records before number `before`, of slot `since` or later, newest first; all kinds: ()."""
+        ...
+
+    async def verify_audit(self, head: str | None) -> AuditCheck:
+        """Check the whole log, which must hold `head`; raises Conflict saying what is wrong."""
+        ...
+
+    async def decision(self, update_id: str) -> tuple[AuditRecord, bytes]:
+        """A verdict's record and its packed evidence; raises UnknownUpdate, Conflict."""
+        ...
+
+    async def backup(self, name: str) -> Mapping[str, Any]:
+        """Write a backup into a new folder; raises Conflict where there is one."""
         ...
 
     async def models(self) -> RegistryState:

@@ -35,6 +35,7 @@ def _run(*words):
         (["pretrain", "--config", LAPTOP, "--targets", "cpu"], "go with data"),
         (["pretrain", "--config", LAPTOP, "--demo"], "needs an absolute one"),
         (["pretrain", "--config", "nowhere.toml", "--demo"], "nowhere.toml"),
+        (["backup", "nightly", "--config", LAPTOP], "give an absolute path"),
         (["backtest", "--config", LAPTOP], "--data or --demo"),
         (["backtest", "--config", LAPTOP, "--demo", "--stream-days", "0"], "stream-days"),
     ],

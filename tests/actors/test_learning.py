@@ -12,10 +12,13 @@ from actors import arguments
 from actors.learning import Learning
 from actors.local import LocalHandle
 from actors.state import ControllerState, Pending, StateFile
+from forecast.canonical import sha256
 from forecast.errors import ArtifactError, NothingNew
 from forecast.hours import Hours
+from forecast.pauses import Pause
 from tests.actors.scenario import small_config, small_replay
 from tests.train.losses_scene import losses
+from train.evidence import unpack
 from train.gate import Evidence
 
 REPLAY = small_replay()
@@ -81,7 +84,7 @@ class _Registry:
 
     def __init__(self):
         self.anchor = 3
-        self.damaged, self.versions = set(), ()
+        self.damaged, self.versions, self.paused = set(), (), None
         self.verdicts, self.notes = [], []
 
     async def verdict(self, update_id):
@@ -93,10 +96,15 @@ class _Registry:
         return version
 
     async def state(self):
-        return SimpleNamespace(anchor=self.anchor, versions=self.versions)
+        known = {"anchor": self.anchor, "versions": self.versions}
+        return SimpleNamespace(champion=3, paused=self.paused, **known)
 
     async def register(self, artifact, *, update_id, slot):
         return 9
+
+    async def keep_evidence(self, data, *, slot):
+        self.kept = unpack(data)
+        return sha256(data)
 
     async def promote(self, version, **record):
         self.verdicts.append(("promote", version, record))
@@ -261,6 +269,27 @@ async def test_with_too_little_disk_nothing_starts_until_there_is_more(tmp_path,
     assert caplog.text.count("waits for free space") == 1
     scene.buffer.may_learn = True
     assert [p.update_id for p in await scene.to(1042)] == ["update-1041"]
+
+
+async def test_while_promotion_is_paused_a_challenger_is_judged_and_refused_with_the_reason(
+    tmp_path,
+):
+    scene = _Scene(tmp_path)
+    scene.registry.paused = Pause("ann", "bad night", 1000)
+    scene.judged_as(Evidence(losses=losses({"challenger": 0.0, "champion": 0.0})))
+    await scene.to(1026)
+    [(verdict, version, record)] = scene.registry.verdicts
+    assert (verdict, version) == ("reject", 9)
+    assert record["reasons"][0] == "promotion is paused by ann since slot 1000: bad night"
+    assert "WQL changes by +0.00%" in record["reasons"][1]  # what the gate found stands beside it
+
+
+async def test_while_learning_is_paused_no_training_starts_and_then_one_does_at_once(tmp_path):
+    scene = _Scene(tmp_path, **RETRAIN)
+    scene.registry.paused = Pause("ann", "audit", 1000, learning=True)
+    assert await scene.to(1300) == []
+    scene.registry.paused = None
+    assert [p.kind for p in await scene.to(1301)] == ["retrain"]
 
 
 async def test_a_challenger_is_compared_with_what_a_job_promoted_meanwhile(tmp_path):

@@ -14,6 +14,7 @@ from actors.state import ControllerState, Pending, StateFile
 from forecast.errors import RegistryError, StateError
 from forecast.http import reports
 from tests.actors.scenario import MEMBERS, blocks, outcome_of, play, small_config, small_replay
+from train.evidence import reproduce
 
 REPLAY = small_replay()
 
@@ -159,6 +160,8 @@ async def test_a_base_trained_by_hand_serves_and_is_never_scored_on_what_it_has_
     updates = await fleet.registry.updates.remote(100)
     assert [update.update_id.split("-")[0] for update in updates] == ["update", "train"]
     assert updates[0].slot > updates[1].slot + 24
+    record, data = await fleet.registry.evidence.remote(updates[1].update_id)
+    assert reproduce(record.kind, record.detail, data).differs == ()
     assert (await fleet.ledger.counts.remote())["issued_blocks"] > 0
     await fleet.close()
 

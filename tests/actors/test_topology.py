@@ -97,14 +97,19 @@ class TestOnRay:
         assert {role: said["pid"] for role, said in again.items()} == {
             role: said["pid"] for role, said in after.items()
         }
-        records = AuditLog(first.panel_dir / "audit").records()
-        assert [(r.kind, r.who, r.detail) for r in records] == [
+        changes = {"online_learning.online_learning_rate": [1e-3, 5e-4]}
+        kinds = ("redeploy", "config")
+        records = list(AuditLog(first.panel_dir / "audit").records(kinds=kinds))
+        assert [r.kind for r in records] == ["config", "config", "redeploy"]
+        assert [r.detail["changed"] for r in records[:2]] == [{}, changes]
+        assert [r.who for r in records] == ["bootstrap", "ann", "ann"]
+        assert [(r.kind, r.who, r.detail) for r in records[2:]] == [
             (
                 "redeploy",
                 "ann",
                 {
                     "actors": [handles.CONTROLLER, handles.TRAINER],
-                    "config": {"online_learning.online_learning_rate": [1e-3, 5e-4]},
+                    "config": changes,
                     "code": None,
                 },
             )

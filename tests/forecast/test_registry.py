@@ -194,7 +194,7 @@ def test_a_reader_pulls_what_it_has_not_seen(tmp_path):
     state, servable = registry.pull_if_newer(0)
     assert (state, servable.version) == (registry.state(), version)
     assert registry.pull_if_newer(state.revision) is None
-    registry.note("pause", slot=2, detail={})
+    registry.note("drill", slot=2, detail={})
     assert registry.pull_if_newer(state.revision) is None
     assert registry.pull_if_newer(state.revision + 9) is not None
 
@@ -316,9 +316,9 @@ def test_some_names_are_no_free_alias(tmp_path, name):
 
 def test_notes_are_audited_once_and_change_no_version(tmp_path):
     registry = open_registry(tmp_path)
-    first = registry.note("pause", slot=4, detail={"why": "maintenance"}, who="ann")
-    assert registry.note("pause", slot=4, detail={"why": "again"}) == first
-    assert registry.note("pause", slot=4, detail={}, key="request-2") != first
+    first = registry.note("drill", slot=4, detail={"why": "maintenance"}, who="ann")
+    assert registry.note("drill", slot=4, detail={"why": "again"}) == first
+    assert registry.note("drill", slot=4, detail={}, key="request-2") != first
     assert registry.state().revision == 0
     with pytest.raises(ValueError, match="not a note"):
         registry.note("promote", slot=4, detail={})
@@ -392,7 +392,7 @@ def test_a_writer_that_lost_its_lock_changes_nothing(tmp_path):
         with pytest.raises(StateError):
             registry.register(artifact("u2"), update_id="u2", slot=2)
         with pytest.raises(StateError):
-            registry.note("pause", slot=2, detail={})
+            registry.note("drill", slot=2, detail={})
         with pytest.raises(StateError):
             open_registry(tmp_path, lock=lock)
     assert folders(tmp_path) == [1]

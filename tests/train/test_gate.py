@@ -47,6 +47,15 @@ def test_the_better_and_the_equal_challenger_pass_with_the_numbers():
     )
 
 
+def test_while_promotion_is_held_back_a_pass_is_a_refusal_and_a_refusal_stays_as_it_is():
+    passed, refused = gate(against(-0.03)), gate(against(0.001))
+    held = passed.held("paused by ann")
+    assert (held.promote, held.reasons) == (False, ("paused by ann", *passed.reasons))
+    assert held.report == passed.report
+    assert refused.held("paused by ann") == refused
+    assert passed.held(None) == passed
+
+
 def test_a_challenger_that_is_worse_at_the_point_does_not_pass():
     assert refusal(gate(against(0.001))).startswith("WQL changes by +0.10% against the champion")
 

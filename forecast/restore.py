@@ -1,0 +1,99 @@
+"""Restore: a backup becomes the state of a fleet on a machine that has none.
+
+Every file is compared with the manifest while it is copied, the audit log is verified up to the
+head that the manifest names, and only then do the folders get their names: the versions first, the
+state last. The restored log says that it was restored, owner locks go on with the next epoch.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from forecast.audit import AuditLog
+from forecast.backup import (
+    ARTIFACTS,
+    STATE,
+    Manifest,
+    check,
+    compare,
+    read_chunks,
+    write_copy,
+)
+from forecast.errors import AuditError, StateError
+from forecast.storage import DISK, TEMPORARY, Disk, make_folders, write_atomic
+
+
+def restore(
+    folder: Path,
+    *,
+    state_dir: Path,
+    storage: Path | None = None,
+    who: str,
+    now_s: float,
+    disk: Disk = DISK,
+) -> Manifest:
+    """Put a backup where a config with this `state_dir` and `storage_path` looks for it.
+
+    Raises StateError, before anything is written, when the backup is not whole or something is
+    there already; AuditError when its audit log does not verify.
+    """
+    manifest = check(folder)
+    targets = {
+        ARTIFACTS: (storage or state_dir / "artifacts") / manifest.panel,
+        STATE: state_dir / manifest.panel,
+    }
+    for target in targets.values():
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise StateError(
+                f"{target}: is there already; a restore needs an empty place. What an interrupted "
+                "restore has left there may be removed"
+            )
+    work = {}
+    for part, target in targets.items():
+        work[part] = target.with_name(f"{TEMPORARY}{target.name}")
+        make_folders(target.parent, disk=disk)
+        disk.remove(work[part])
+        disk.make_folder(work[part])
+    for file in manifest.files:
+        part, _, place = file.path.partition("/")
+        path = work[part] / place
+        chunks = read_chunks(folder / file.path)
+        compare(folder / file.path, file, write_copy(path, file.path, chunks, disk=disk))
+    _check_audit(work[STATE] / "audit", manifest, who=who, now_s=now_s, disk=disk)
+    _write_epochs(work[STATE], manifest, disk=disk)
+    for part, target in targets.items():
+        disk.sync(work[part])
+        disk.rename(work[part], target)
+        disk.sync(target.parent)
+    return manifest
+
+
+def _check_audit(
+    directory: Path, manifest: Manifest, *, who: str, now_s: float, disk: Disk
+) -> None:
+    """Verify the restored log and write into it that it was restored."""
+    log = AuditLog(directory, disk=disk)
+    found = log.verify()
+    if (found.records, found.head) != (manifest.audit_records, manifest.audit_head):
+        raise AuditError(
+            f"{directory}: {found.records} records up to {found.head}, the manifest says "
+            f"{manifest.audit_records} up to {manifest.audit_head}"
+        )
+    detail = {
+        "fleet": manifest.fleet,
+        "taken_at": manifest.taken_at,
+        "slot": manifest.slot,
+        "audit_head": manifest.audit_head,
+    }
+    slot = manifest.slot or 0
+    log.append(kind="restored", slot=slot, who=who, time_s=now_s, detail=detail)
+
+
+def _write_epochs(directory: Path, manifest: Manifest, *, disk: Disk) -> None:
+    """Owner records that nobody holds: whoever comes next has a later epoch than was backed up."""
+    for place, epoch in manifest.epochs.items():
+        path = directory / f"{place}.json"
+        record = {"format": 1, "owner": "a backup", "host": "", "process": None, "epoch": epoch}
+        make_folders(path.parent, disk=disk)
+        write_atomic(path, json.dumps(record).encode(), disk=disk)

@@ -1,0 +1,78 @@
+"""The registry's record, as its actor answers for it: no Ray."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors import arguments
+from actors.registry import RegistryActor
+from forecast.config_files import leaves
+from forecast.errors import AuditError, StateError, UnknownUpdate
+from tests.actors.scenario import small_config, small_replay
+
+REPLAY = small_replay()
+
+
+def opened(folder, **learning):
+    config = small_config(folder, REPLAY, **learning)
+    return config, RegistryActor(**arguments.registry(config))
+
+
+def told(config):
+    return leaves(config.model_dump(mode="json"))
+
+
+async def test_another_config_than_at_the_last_start_is_on_record_once(tmp_path):
+    config, actor = opened(tmp_path)
+    await actor.configured(told(config), "bootstrap")
+    await actor.configured(told(config), "bootstrap")
+    await actor.close()
+    config, actor = opened(tmp_path, online_learning_rate=5e-4)
+    await actor.configured(told(config), "ann")
+    await actor.configured(told(config), "bob")
+    first, _ = small_config(tmp_path, REPLAY), await actor.close()
+    _, actor = opened(tmp_path)
+    await actor.configured(told(first), "ann")
+    found = await actor.audit(limit=10, kinds=["config"])
+    key = "online_learning.online_learning_rate"
+    assert [(record.who, record.detail["changed"]) for record in found] == [
+        ("ann", {key: [5e-4, 1e-3]}),
+        ("ann", {key: [1e-3, 5e-4]}),
+        ("bootstrap", {}),
+    ]
+    assert found[0].detail["config"]["panel.horizon"] == 1800
+    await actor.close()
+
+
+async def test_the_record_is_read_by_page_and_verified_beside_what_is_written(tmp_path):
+    _, actor = opened(tmp_path)
+    for slot in range(5):
+        await actor.note("drift", slot=slot, detail={"n": slot})
+    assert [record.slot for record in await actor.audit(limit=2, before=4)] == [2, 1]
+    assert [record.slot for record in await actor.audit(limit=9, since_slot=3)] == [4, 3]
+    check = await actor.verify_audit(None)
+    assert check.records == 5
+    await actor.note("drift", slot=9, detail={})
+    assert (await actor.verify_audit(check.head)).records == 6
+    [path] = (tmp_path / "servers" / "audit").glob("*.jsonl")
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:5]))
+    with pytest.raises(AuditError, match="is missing; 5 are there"):
+        await actor.verify_audit(check.head)
+    await actor.close()
+
+
+async def test_evidence_is_given_with_the_verdict_that_names_it_and_no_other(tmp_path):
+    _, actor = opened(tmp_path)
+    digest = await actor.keep_evidence(b"sums", slot=7)
+    report = {"decided_from": {"evidence": digest}}
+    refused = {"slot": 7, "reasons": ("worse",), "who": "gate"}
+    await actor.reject(None, update_id="update-7", report=report, **refused)
+    await actor.reject(None, update_id="update-8", **refused)
+    record, data = await actor.evidence("update-7")
+    assert (record.detail["update_id"], data) == ("update-7", b"sums")
+    with pytest.raises(StateError, match="update-8: its record names no evidence"):
+        await actor.evidence("update-8")
+    with pytest.raises(UnknownUpdate, match="update-9"):
+        await actor.evidence("update-9")
+    assert (await actor.summary())["rejected"] == 2
+    await actor.close()

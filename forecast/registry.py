@@ -19,16 +19,20 @@ from forecast.audit import AuditLog, AuditRecord
 from forecast.by_hand import ByHand
 from forecast.errors import RegistryError
 from forecast.pauses import Pause
+from forecast.rolling_out import RollingOut
 from forecast.storage import DISK, Disk, OwnerLock
 from forecast.store import Refused, Servable, VersionStore
 from forecast.versions import RegistryState, UpdateRecord, VersionInfo
 
 __all__ = ["Refused", "Registry", "RegistryState", "Servable", "UpdateRecord", "VersionInfo"]
 
-_COMMITS = ("register", "promote", "reject", "rollback", "alias", "pause", "resume")
+VERDICTS = ("promote", "accept", "reject")
+"""Kinds of records that hold a verdict on an update."""
+
+_COMMITS = ("register", *VERDICTS, "rollout", "rollback", "alias", "pause", "resume")
 
 
-class Registry(ByHand):
+class Registry(ByHand, RollingOut):
     """The one writer of a panel's versions and aliases.
 
     Changes are idempotent: each has a key, by default of event time and version, and one that was
@@ -116,14 +120,12 @@ class Registry(ByHand):
 
     def updates(self, *, limit: int = 100, since_slot: int | None = None) -> list[UpdateRecord]:
         """The gate's verdicts of slot `since_slot` or later, newest first."""
-        records = self._audit.records(
-            since_slot=since_slot, kinds=("promote", "reject"), newest_first=True
-        )
+        records = self._audit.records(since_slot=since_slot, kinds=VERDICTS, newest_first=True)
         return [UpdateRecord.of(record) for record in islice(records, limit)]
 
     def verdict(self, update_id: str) -> UpdateRecord | None:
         """The verdict on one update, if it has one: an update is judged once."""
-        found = (self._audit.find(f"{kind}:{update_id}") for kind in ("promote", "reject"))
+        found = (self._audit.find(f"{kind}:{update_id}") for kind in VERDICTS)
         return next((UpdateRecord.of(record) for record in found if record is not None), None)
 
     def register(self, artifact: Artifact, *, update_id: str, slot: int) -> int:

@@ -97,6 +97,10 @@ class ControllerActor:
         """Where drift detection stands: who is watched, the last alarms."""
         return self._controller.drift
 
+    async def rollout(self) -> dict[str, Any]:
+        """How the version on its way to everyone compares so far."""
+        return self._controller.rollout
+
     async def close(self) -> None:
         """Stop stepping, between two steps or within one: a step cut short is done again."""
         tasks = (self._loop, self._publishing)

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from forecast.artifact import Artifact
-from forecast.audit import AuditLog
+from forecast.audit import AuditLog, AuditRecord
 from forecast.errors import ArtifactError
 from forecast.registry import Registry, RegistryState, Servable, UpdateRecord
+from forecast.rolling_out import Action
 from forecast.storage import HANDOVER_S, OwnerLock
 from forecast.touched import Touched, touched
 
@@ -59,8 +60,40 @@ class RegistryActor:
         """Move the champion; one audit record holds the new state."""
         return await self._tell(self._registry.promote(version, key=record["update_id"], **record))
 
-    async def rollback(self, to: int | None, **record: Any) -> RegistryState:
-        """Move the champion back."""
+    async def accept(self, version: int, **record: Any) -> RegistryState:
+        """Let a version begin its way to everyone; see `Registry.accept`."""
+        return await self._tell(self._registry.accept(version, **record))
+
+    async def advance(self, version: int, **record: Any) -> RegistryState:
+        """Let the version in flight serve its canary cohort."""
+        return await self._tell(self._registry.advance(version, **record))
+
+    async def arrive(self, version: int, **record: Any) -> RegistryState:
+        """Promote the version in flight."""
+        return await self._tell(self._registry.arrive(version, **record))
+
+    async def back(self, version: int, **record: Any) -> RegistryState:
+        """Refuse the version in flight."""
+        return await self._tell(self._registry.back(version, **record))
+
+    async def steer(
+        self, action: Action, version: int | None, *, expected: str | None, **record: Any
+    ) -> RegistryState:
+        """What a person asks for, if what they saw still stands; see `Registry.steer`."""
+        self._registry.expect(expected, f"{action}:{record['key']}")
+        return await self._tell(self._registry.steer(action, version, **record))
+
+    async def rollouts(self, limit: int) -> list[AuditRecord]:
+        """The last changes of who answers for whom, newest first."""
+        return self._registry.rollouts(limit)
+
+    async def rollback(
+        self, to: int | None, *, expected: str | None = None, dry_run: bool = False, **record: Any
+    ) -> RegistryState:
+        """Move the champion back, if what was seen still stands; `dry_run` only tells."""
+        self._registry.expect(expected, f"rollback:{record['key']}")
+        if dry_run:
+            return self._registry.state().rolled_back(to, slot=record["slot"])
         return await self._tell(self._registry.rollback(to, **record))
 
     async def pause(self, **record: Any) -> RegistryState:

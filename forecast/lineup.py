@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from forecast.config import Config
-from forecast.derived import DERIVED
+from forecast.issued import DERIVED
 
 EXPERTS = 3
 """Members that are no versions: copy-last, seasonal naive, least squares."""

@@ -28,6 +28,7 @@ class RollingOut:
     _done: Callable[[str], AuditRecord | None]
     _commit: Callable[..., None]
     load: Callable[[int], Artifact]
+    promote: Callable[..., RegistryState]
 
     def accept(
         self,
@@ -89,6 +90,27 @@ class RollingOut:
                 "rollout", key, after, slot=slot, who=who, detail={**detail, "report": report}
             )
         return self._state
+
+    def arrive(
+        self,
+        version: int,
+        *,
+        slot: int,
+        who: str,
+        reasons: Sequence[str],
+        report: Mapping[str, Any],
+    ) -> RegistryState:
+        """Promote the version in flight; nothing for another one.
+
+        Raises ArtifactError, and RegistryError while promotion is paused.
+        """
+        update_id = next(
+            (one.update_id for one in self._state.versions if one.version == version), None
+        )
+        if update_id is None or not _flies(self._state, version):
+            return self._state
+        told = {"reasons": reasons, "report": report, "update_id": update_id}
+        return self.promote(version, slot=slot, who=who, key=update_id, **told)
 
     def back(
         self,

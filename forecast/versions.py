@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 from forecast.audit import AuditRecord
 from forecast.errors import RegistryError, UnknownVersion
 from forecast.pauses import Pause
+from forecast.retention import Keeping, kept
 
 Status = Literal["registered", "promoted", "rejected", "withdrawn"]
 
@@ -45,6 +46,8 @@ class VersionInfo:
     """Event time of its last promotion, rejection or withdrawal."""
     promotion: int | None = None
     """The state's revision at its last promotion; orders promotions."""
+    promoted_slot: int | None = None
+    """Event time of its last promotion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,13 @@ class RegistryState:
         aliases = _without(self.aliases, "challenger", version)
         if info.kind == "base":
             aliases["base"] = version
-        mark = replace(info, status="promoted", decided_slot=slot, promotion=self.revision + 1)
+        mark = replace(
+            info,
+            status="promoted",
+            decided_slot=slot,
+            promotion=self.revision + 1,
+            promoted_slot=slot,
+        )
         return self._next(line=line, aliases=aliases, versions=self._with(mark))
 
     def rejected(self, version: int, *, slot: int) -> RegistryState:
@@ -186,20 +195,9 @@ class RegistryState:
         """With nothing held back by anybody."""
         return self._next(paused=None, resumed=self.revision + 1)
 
-    def retained(self, keep: int, beside: int = 0) -> RegistryState:
-        """Without the versions that may go.
-
-        Kept are whatever an alias names (the base among them), the last `keep` promoted, the
-        `beside` before the champion, and the last `keep` that nobody has decided on.
-        """
-        named = set(self.aliases.values())
-        by_promotion = sorted(
-            (info.promotion, info.version) for info in self.versions if info.promotion is not None
-        )
-        named.update(version for _, version in by_promotion[-keep:])
-        named.update(self.line[-1 - beside :])
-        open_ones = [info.version for info in self.versions if info.status == "registered"]
-        named.update(open_ones[-keep:])
+    def retained(self, keeping: Keeping, *, slot: int) -> RegistryState:
+        """Without the versions that may go at a slot; see `forecast.retention`."""
+        named = kept(self, keeping, slot=slot)
         return replace(
             self,
             versions=tuple(info for info in self.versions if info.version in named),

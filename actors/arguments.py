@@ -31,6 +31,8 @@ def registry(config: Config) -> dict[str, Any]:
         "panel": config.panel.name,
         "keep_versions": config.online_learning.keep_model_versions,
         "keep_beside": versions_beside(config),
+        "step_seconds": config.panel.step,
+        "open_slots": config.panel.horizon_slots,
         "fingerprint": config.panel.schema_of().fingerprint(),
         "now": time.time,
     }

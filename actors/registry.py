@@ -137,6 +137,10 @@ class RegistryActor:
         self._registry.note("event_late", slot=known, detail=detail, who=who, key=key)
         return found
 
+    async def champion_at(self, slot: int) -> int:
+        """Who was champion after a slot's step; see `Registry.champion_at`."""
+        return self._registry.champion_at(slot)
+
     async def load(self, version: int) -> Artifact:
         """A version's artifact, its checksums verified."""
         return self._registry.load(version)

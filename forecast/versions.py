@@ -14,9 +14,17 @@ from typing import Any, Literal, Self
 from forecast.audit import AuditRecord
 from forecast.errors import RegistryError, UnknownVersion
 from forecast.pauses import Pause
+from forecast.retention import Keeping, kept
 from forecast.rollout import Rollouts
 
 Status = Literal["registered", "promoted", "rejected", "withdrawn"]
+Judged = Literal["promoted", "accepted", "rejected"]
+VERDICTS: Mapping[str, Judged] = {
+    "promote": "promoted",
+    "accept": "accepted",
+    "reject": "rejected",
+}
+"""Kinds of audit records that hold a verdict on an update: `accepted` is on its way by a rollout."""
 
 MOVED_BY_PROMOTION = ("champion", "previous", "base")
 """Aliases that only a promotion or a rollback moves: there is one door to serving."""
@@ -46,6 +54,8 @@ class VersionInfo:
     """Event time of its last promotion, rejection or withdrawal."""
     promotion: int | None = None
     """The state's revision at its last promotion; orders promotions."""
+    promoted_slot: int | None = None
+    """Event time of its last promotion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +140,13 @@ class RegistryState:
         aliases = _without(self.aliases, "challenger", version)
         if info.kind == "base":
             aliases["base"] = version
-        mark = replace(info, status="promoted", decided_slot=slot, promotion=self.revision + 1)
+        mark = replace(
+            info,
+            status="promoted",
+            decided_slot=slot,
+            promotion=self.revision + 1,
+            promoted_slot=slot,
+        )
         rollout = self.rollout.moved(version, slot=slot)
         state = replace(self, line=line, aliases=aliases, versions=self._with(mark))
         return state.rolled(rollout, slot=slot)
@@ -213,20 +229,9 @@ class RegistryState:
         """With nothing held back by anybody."""
         return self._next(paused=None, resumed=self.revision + 1)
 
-    def retained(self, keep: int, beside: int = 0) -> RegistryState:
-        """Without the versions that may go.
-
-        Kept are whatever an alias or the rollout names (the base among them), the last `keep`
-        promoted, the `beside` before the champion, and the last `keep` that nobody has decided on.
-        """
-        named = {*self.aliases.values(), *self.rollout.versions}
-        by_promotion = sorted(
-            (info.promotion, info.version) for info in self.versions if info.promotion is not None
-        )
-        named.update(version for _, version in by_promotion[-keep:])
-        named.update(self.line[-1 - beside :])
-        open_ones = [info.version for info in self.versions if info.status == "registered"]
-        named.update(open_ones[-keep:])
+    def retained(self, keeping: Keeping, *, slot: int) -> RegistryState:
+        """Without the versions that may go at a slot; see `forecast.retention`."""
+        named = kept(self, keeping, slot=slot)
         return replace(
             self,
             versions=tuple(info for info in self.versions if info.version in named),
@@ -291,8 +296,7 @@ class UpdateRecord:
     sequence: int
     time_s: float
     slot: int
-    verdict: Literal["promoted", "accepted", "rejected"]
-    """`accepted`: on its way, by way of a rollout."""
+    verdict: Judged
     update_id: str | None
     version: int | None
     parent: int | None
@@ -305,13 +309,13 @@ class UpdateRecord:
 
     @classmethod
     def of(cls, record: AuditRecord) -> Self:
-        """The verdict in a `promote`, `accept` or `reject` record."""
-        detail, verdicts = record.detail, {"promote": "promoted", "accept": "accepted"}
+        """The verdict in a record of one of these kinds."""
+        detail = record.detail
         return cls(
             sequence=record.sequence,
             time_s=record.time_s,
             slot=record.slot,
-            verdict=verdicts.get(record.kind, "rejected"),  # type: ignore[arg-type]
+            verdict=VERDICTS[record.kind],
             update_id=detail["update_id"],
             version=detail["version"],
             parent=detail["lineage"].get("parent"),

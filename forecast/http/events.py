@@ -8,14 +8,15 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.params import Depends as Dependency
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from forecast.errors import RequestError, TooLarge, UnknownEvent, Unprocessable
 from forecast.events import KINDS, Event, EventReport, Kind, Told, read_events
 from forecast.http.api import Answer, json_response, rfc3339
-from forecast.http.bodies import read_json, request_id
+from forecast.http.bodies import asked_of, read_json, request_id
 from forecast.http.ingest import JSON, listed
 from forecast.http.queries import Asked, Name
+from forecast.http.reports import since_slot
 from forecast.http.service import Service
 from forecast.rows import LONGEST_NAME
 from forecast.schema import Reject
@@ -139,6 +140,8 @@ class RollbackRequest(Asked):
 
     to: int | None = Field(default=None, ge=1)
     """A version that was champion before; unset, the previous one."""
+    to_time: str | None = Field(default=None, min_length=1, max_length=64)
+    """Instead of a version: back to who was champion then. A time, or an age such as `3d`."""
     reason: str = Field(min_length=1, max_length=1000)
 
 
@@ -198,14 +201,16 @@ def rollback_routes(service: Service) -> APIRouter:
     @router.post("/rollout/rollback", responses={200: {"model": RollbackAnswer}})
     async def rollback(request: Request) -> Response:
         """Let a version serve again that was champion before; what came after it is withdrawn."""
-        try:
-            asked = RollbackRequest.model_validate(await _tree(request))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise Unprocessable(f"{where or 'the body'}: {first['msg']}") from error
+        asked = await asked_of(request, RollbackRequest)
+        to = asked.to
+        if asked.to_time is not None:
+            if to is not None:
+                raise Unprocessable("give either `to` or `to_time`")
+            slot = since_slot(asked.to_time, await service.snapshot(), what="to_time")
+            assert slot is not None
+            to = await service.champion_at(slot - 1)
         state = await service.rollback(
-            asked.to, asked.reason, request.state.principal.name, request_id(request)
+            to, asked.reason, request.state.principal.name, request_id(request)
         )
         assert state.champion is not None
         return json_response(

@@ -94,6 +94,13 @@ class Service(Protocol):
         """
         ...
 
+    async def champion_at(self, slot: int) -> int:
+        """The version that was champion after the step of a slot.
+
+        Raises Conflict when there was none, UnknownVersion when its files are gone.
+        """
+        ...
+
     async def pause(self, reason: str, who: str, request_id: str) -> RegistryState:
         """Start no training and promote nothing; the same request id again changes nothing."""
         ...

@@ -6,7 +6,8 @@ from itertools import islice
 
 from forecast.audit import AuditLog
 from forecast.errors import RegistryError, UnknownVersion
-from forecast.versions import VERDICTS, RegistryState, UpdateRecord
+from forecast.verdicts import VERDICTS, UpdateRecord
+from forecast.versions import RegistryState
 
 
 class LogReads:

@@ -23,7 +23,8 @@ from forecast.retention import Keeping
 from forecast.rolling_out import RollingOut
 from forecast.storage import DISK, Disk, OwnerLock
 from forecast.store import Refused, Servable, VersionStore
-from forecast.versions import VERDICTS, RegistryState, UpdateRecord, VersionInfo
+from forecast.verdicts import VERDICTS, UpdateRecord
+from forecast.versions import RegistryState, VersionInfo
 
 __all__ = ["Refused", "Registry", "RegistryState", "Servable", "UpdateRecord", "VersionInfo"]
 

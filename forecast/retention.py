@@ -3,8 +3,8 @@
 Kept are the newest promoted, those beside the champion, the newest that nobody has decided on, all
 that an alias (the base, the anchor, pins) or the rollout names, and all that was champion while
 forecasts were issued that have not matured yet. Beside them, for each of the last days and weeks of
-event time, the version that answered at its end. Which one that is does not change later, but where it is
-rolled back: then it is the one before. So nothing that is needed tomorrow is removed today.
+event time, the version that answered at its end. Which one that is does not change later, but where
+it is rolled back: then it is the one before. So nothing that is needed tomorrow is removed today.
 """
 
 from __future__ import annotations

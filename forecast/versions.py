@@ -11,20 +11,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
-from forecast.audit import AuditRecord
 from forecast.errors import RegistryError, UnknownVersion
 from forecast.pauses import Pause
 from forecast.retention import Keeping, kept
 from forecast.rollout import Rollouts
 
 Status = Literal["registered", "promoted", "rejected", "withdrawn"]
-Judged = Literal["promoted", "accepted", "rejected"]
-VERDICTS: Mapping[str, Judged] = {
-    "promote": "promoted",
-    "accept": "accepted",
-    "reject": "rejected",
-}
-"""Kinds of audit records that hold a verdict on an update: `accepted` is on its way by a rollout."""
 
 MOVED_BY_PROMOTION = ("champion", "previous", "base")
 """Aliases that only a promotion or a rollback moves: there is one door to serving."""
@@ -287,43 +279,6 @@ class RegistryState:
     def _known(self) -> str:
         numbers = [str(info.version) for info in self.versions]
         return f"there are {', '.join([*sorted(self.aliases), *numbers]) or 'none'}"
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateRecord:
-    """One verdict of the gate, as the audit log holds it."""
-
-    sequence: int
-    time_s: float
-    slot: int
-    verdict: Judged
-    update_id: str | None
-    version: int | None
-    parent: int | None
-    who: str
-    reasons: tuple[str, ...]
-    report: dict[str, Any]
-    """The gate's report, empty when it gave none."""
-    lineage: dict[str, Any]
-    """What the version was trained from; empty when it was refused before it was registered."""
-
-    @classmethod
-    def of(cls, record: AuditRecord) -> Self:
-        """The verdict in a record of one of these kinds."""
-        detail = record.detail
-        return cls(
-            sequence=record.sequence,
-            time_s=record.time_s,
-            slot=record.slot,
-            verdict=VERDICTS[record.kind],
-            update_id=detail["update_id"],
-            version=detail["version"],
-            parent=detail["lineage"].get("parent"),
-            who=record.who,
-            reasons=tuple(detail["reasons"]),
-            report=detail["report"],
-            lineage=detail["lineage"],
-        )
 
 
 def _without(aliases: Mapping[str, int], name: str, version: int) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""GET, POST, DELETE /events and POST /rollout/rollback: what happened, and the way back from it."""
+"""GET, POST, DELETE /events: what happened, and of what came late the way back from it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from forecast.errors import RequestError, TooLarge, UnknownEvent, Unprocessable
 from forecast.events import KINDS, Event, EventReport, Kind, Told, read_events
 from forecast.http.api import Answer, json_response, rfc3339
-from forecast.http.bodies import asked_of, read_json, request_id
+from forecast.http.bodies import read_json
 from forecast.http.ingest import JSON, listed
-from forecast.http.queries import Asked, Name
-from forecast.http.reports import since_slot
+from forecast.http.queries import Name
 from forecast.http.service import Service
 from forecast.rows import LONGEST_NAME
 from forecast.schema import Reject
@@ -135,24 +134,6 @@ class ToldEvents(Answer):
     events: list[ToldAnswer]
 
 
-class RollbackRequest(Asked):
-    """The body of POST /rollout/rollback."""
-
-    to: int | None = Field(default=None, ge=1)
-    """A version that was champion before; unset, the previous one."""
-    to_time: str | None = Field(default=None, min_length=1, max_length=64)
-    """Instead of a version: back to who was champion then. A time, or an age such as `3d`."""
-    reason: str = Field(min_length=1, max_length=1000)
-
-
-class RollbackAnswer(Answer):
-    """What serves now."""
-
-    champion: int
-    aliases: dict[str, int]
-    revision: int
-
-
 def event_routes(
     service: Service, *, read: Sequence[Dependency], ingest: Sequence[Dependency]
 ) -> APIRouter:
@@ -190,34 +171,6 @@ def event_routes(
         if known is None:
             raise UnknownEvent(f"no event {event_id!r:.80} is known")
         return json_response(EventAnswer(**_fields(known)))
-
-    return router
-
-
-def rollback_routes(service: Service) -> APIRouter:
-    """POST /rollout/rollback."""
-    router = APIRouter()
-
-    @router.post("/rollout/rollback", responses={200: {"model": RollbackAnswer}})
-    async def rollback(request: Request) -> Response:
-        """Let a version serve again that was champion before; what came after it is withdrawn."""
-        asked = await asked_of(request, RollbackRequest)
-        to = asked.to
-        if asked.to_time is not None:
-            if to is not None:
-                raise Unprocessable("give either `to` or `to_time`")
-            slot = since_slot(asked.to_time, await service.snapshot(), what="to_time")
-            assert slot is not None
-            to = await service.champion_at(slot - 1)
-        state = await service.rollback(
-            to, asked.reason, request.state.principal.name, request_id(request)
-        )
-        assert state.champion is not None
-        return json_response(
-            RollbackAnswer(
-                champion=state.champion, aliases=dict(state.aliases), revision=state.revision
-            )
-        )
 
     return router
 

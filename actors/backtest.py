@@ -205,6 +205,7 @@ async def play(
                 "relative_change": update.report.get("relative_change"),
             }
             for update in reversed(updates)
+            if update.verdict != "accepted"  # on its way: what becomes of it is told when it is
         ],
         "last_failure": fleet.controller.last_failure,
     }

@@ -184,7 +184,9 @@ class RegistryActor:
         state = self._registry.state()
         paused = None if state.paused is None else asdict(state.paused)
         told = {"paused": paused, "promotion_paused": paused is not None}
-        return {"champion": state.champion, **told, **self._verdicts}
+        flight = state.rollout.flight
+        challenger = None if flight is None else flight.version
+        return {"champion": state.champion, "challenger": challenger, **told, **self._verdicts}
 
     async def close(self) -> None:
         """Let go of the lock."""
@@ -199,10 +201,10 @@ class RegistryActor:
     def _count(self) -> dict[str, Any]:
         updates = self._registry.updates(limit=_ALL)
         seen = Counter(update.verdict for update in updates)
-        counts = {"promoted": seen["promoted"], "rejected": seen["rejected"]}
+        counts = {name: seen[name] for name in ("promoted", "accepted", "rejected")}
         if not updates:
             return {**counts, "last_update": None}
         last = updates[0]
-        promoted = last.verdict == "promoted"
-        told = {"update_id": last.update_id, "slot": last.slot, "promoted": promoted}
+        passed = last.verdict != "rejected"
+        told = {"update_id": last.update_id, "slot": last.slot, "promoted": passed}
         return {**counts, "last_update": told}

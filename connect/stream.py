@@ -92,8 +92,16 @@ class Client:
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
         """POST JSON and return the JSON of the answer; tried again, it is the same request."""
+        return self.change("POST", path, body)
+
+    def change(
+        self, method: str, path: str, body: Mapping[str, Any], *, if_match: str | None = None
+    ) -> Any:  # noqa: ANN401 - JSON
+        """The same by any method; `if_match` is the tag of what is to be changed."""
         headers = {**_HEADERS, "Content-Type": _JSON, "Idempotency-Key": uuid.uuid4().hex}
-        return self._send("POST", path, content=json.dumps(body).encode(), headers=headers).json()
+        if if_match is not None:
+            headers["If-Match"] = if_match
+        return self._send(method, path, content=json.dumps(body).encode(), headers=headers).json()
 
     def ingest(self, rows: Iterable[Mapping[str, Any]], *, key: str) -> Mapping[str, Any]:
         """POST rows as NDJSON under an idempotency key."""

@@ -10,8 +10,9 @@ is compared slot by slot, over the whole fleet and role by role:
 L_n bounds the mean of all blocks so far from below, with an error of `a` over all times at which it
 is looked at: looking after every slot costs nothing (Waudby-Smith, Arbour, Sinha, Kennedy and
 Ramdas, Time-uniform central limit theory and asymptotic confidence sequences, Annals of Statistics
-52, 2024, the one-sided form). `s` holds one more block of a usual spread, so that two that happen
-to agree say little.
+52, 2024, the one-sided form). That is of blocks that know nothing of each other; neighbours here
+resemble each other, so `s` has `KIN` times their variance, and one more block of a usual spread, so
+that two that happen to agree say little.
 
 A verdict acts on nothing. The same losses give the same verdict.
 
@@ -38,6 +39,9 @@ TUNED = 6
 
 SPREAD = 0.05
 """The usual spread of blocks, which one more block stands for."""
+
+KIN = 2.0
+"""What neighbours that correlate by a third make of the variance of a mean: (1 + 1/3) / (1 - 1/3)."""
 
 RUIN, ROLE_RUIN = 0.5, 1.0
 """A loss higher by so much is no chance: of the fleet in a few slots, of a role in a block."""
@@ -124,7 +128,7 @@ class Group:
             return -math.inf
         known = -2 * math.log(ERROR)
         r = (known + math.log(known) + 1) / TUNED
-        deviation = math.sqrt((self.spread + SPREAD**2) / n)
+        deviation = math.sqrt((KIN * self.spread + SPREAD**2) / n)
         reach = 2 * (n * r + 1) / (n * n * r) * math.log(1 + math.sqrt(n * r + 1) / (2 * error))
         return self.mean - deviation * math.sqrt(reach)
 

@@ -10,6 +10,7 @@ from forecast.http.api import Answer, rfc3339
 from forecast.http.learning import PauseAnswer, paused
 from forecast.http.series import begin_of, end_of
 from forecast.record import Snapshot
+from forecast.rolling_out import tag_of
 from forecast.rollout import EVERYONE, Cohort, Flight, Table
 from forecast.versions import RegistryState
 
@@ -45,6 +46,8 @@ class RolledAnswer(Answer):
     champion: int
     aliases: dict[str, int]
     revision: int
+    tag: str
+    """Of what stands, for If-Match."""
     cohorts: list[CohortAnswer]
     """`everyone` is the last: all that are in no other."""
     flight: FlightAnswer | None
@@ -111,6 +114,7 @@ def fields_of(state: RegistryState, snapshot: Snapshot | None) -> dict[str, Any]
         "champion": state.champion or 0,
         "aliases": dict(state.aliases),
         "revision": state.revision,
+        "tag": tag_of(state),
         "cohorts": _cohorts(state, snapshot),
         "flight": None if rollout.flight is None else _flight(rollout.flight, snapshot),
         "waiting": None if rollout.waiting is None else rollout.waiting.version,

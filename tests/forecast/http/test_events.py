@@ -40,7 +40,7 @@ class EventService(FakeService):
             raise UnknownVersion("version 1 was champion then, and its files are gone")
         return 2
 
-    async def rollback(self, to, reason, who, request_id):
+    async def rollback(self, to, reason, who, request_id, *, expected, dry_run):
         if to == 9:
             raise Conflict("version 9 is rejected and never was champion")
         self.rolled_back.append((to, reason, who, request_id))

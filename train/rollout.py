@@ -41,7 +41,7 @@ SPREAD = 0.05
 """The usual spread of blocks, which one more block stands for."""
 
 KIN = 2.0
-"""What neighbours that correlate by a third make of the variance of a mean: (1 + 1/3) / (1 - 1/3)."""
+"""What neighbours that correlate by a third make of a mean's variance: (1 + 1/3) / (1 - 1/3)."""
 
 RUIN, ROLE_RUIN = 0.5, 1.0
 """A loss higher by so much is no chance: of the fleet in a few slots, of a role in a block."""

@@ -388,7 +388,13 @@ async def test_with_a_rollout_what_passes_is_accepted_and_after_a_drift_goes_the
 ):
     scene = _Scene(tmp_path)
     rules = RolloutRules(
-        shadow=9, canary=3, fast_shadow=0, fast_canary=3, canary_share=0.1, horizon=6, threshold=0.05
+        shadow=9,
+        canary=3,
+        fast_shadow=0,
+        fast_canary=3,
+        canary_share=0.1,
+        horizon=6,
+        threshold=0.05,
     )
     settings = dataclasses.replace(scene.settings, rollout=rules)
     scene.settings = scene.learning._settings = settings
@@ -403,7 +409,13 @@ async def test_with_a_rollout_what_passes_is_accepted_and_after_a_drift_goes_the
 async def test_without_a_champion_that_answers_what_passes_serves_at_once_all_the_same(tmp_path):
     scene = _Scene(tmp_path)
     rules = RolloutRules(
-        shadow=9, canary=3, fast_shadow=0, fast_canary=3, canary_share=0.1, horizon=6, threshold=0.05
+        shadow=9,
+        canary=3,
+        fast_shadow=0,
+        fast_canary=3,
+        canary_share=0.1,
+        horizon=6,
+        threshold=0.05,
     )
     scene.learning._settings = dataclasses.replace(scene.settings, rollout=rules)
     scene.judged_as(Evidence(losses=losses({"challenger": 0.0})))  # the champion's are not finite

@@ -1,4 +1,4 @@
-"""Rollout in the whole loop: a version goes to everyone step by step, or back, whatever is killed."""
+"""Rollout in the whole loop: a version goes to everyone step by step, or back."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def network(fleet, config, slot, *, number, shift):
     net = build(spec, seed=1)
     with torch.no_grad():
         for name, weights in net.named_parameters():
-            if "output_layer" in name and name.endswith("bias"):
+            if name.endswith("output_bias"):
                 weights.add_(shift)
     return pack(
         Model(spec, net),

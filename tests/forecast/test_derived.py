@@ -196,7 +196,10 @@ def test_a_canary_changes_its_own_servers_answers_and_no_others():
         (4, None, 5),
     )
     np.testing.assert_allclose(other.weights[:, 0], [[0.5, 0.5, 0], [0, 0.5, 0.5]], rtol=1e-6)
-    assert (plain["ensemble"].members, plain["ensemble"].shares) == (("champion", "copy_last"), None)
+    assert (plain["ensemble"].members, plain["ensemble"].shares) == (
+        ("champion", "copy_last"),
+        None,
+    )
     for name in ("champion", "champion_calibrated", "challenger_calibrated"):
         np.testing.assert_array_equal(plain[name].values, moved[name].values)
 
@@ -267,7 +270,9 @@ def test_the_seat_of_a_cohort_earns_what_those_who_sit_in_it_forecast(tmp_path):
         )
         for one in (kept, plain):
             one.score(slot, SERVERS, np.full((2, 1), 0.6, np.float32))
-        tested, alone = (by_member(one.record(made, s)) for one, s in ((kept, CANARY), (plain, None)))
+        tested, alone = (
+            by_member(one.record(made, s)) for one, s in ((kept, CANARY), (plain, None))
+        )
     weights = dict(zip(tested["ensemble"].versions, tested["ensemble"].weights[1, 0], strict=True))
     assert weights[5] > 0.7
     assert alone["ensemble"].weights[1, 0, 0] < 0.3

@@ -1,4 +1,4 @@
-"""Live pairs of challenger and champion: when a version goes on, when it is back, what is chance."""
+"""Live pairs of challenger and champion: who goes on, who is back, and what is chance."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_series_that_only_the_champion_answers_for_are_no_ties():
 
 def test_gaps_say_nothing_and_without_a_block_a_stage_does_not_end():
     trial = Trial.fresh(FLIGHT)
-    for slot, mine, theirs in losses(60):
+    for slot, mine, _ in losses(60):
         gap = np.full_like(mine, np.nan)
         trial = trial.added(slot, gap, gap, ROLES, HORIZON)
     assert trial.every == Group()

@@ -70,7 +70,9 @@ class RollingService(FakeService):
 async def send(service, method, path, body, headers=WRITE, match="*"):
     headers = headers if match is None else {**headers, "If-Match": match}
     async with client(service) as http:
-        return await http.request(method, f"{ROLLOUT}{path}", content=json.dumps(body), headers=headers)
+        return await http.request(
+            method, f"{ROLLOUT}{path}", content=json.dumps(body), headers=headers
+        )
 
 
 async def look(service, **query):
@@ -82,7 +84,12 @@ async def test_what_stands_is_told_with_its_tag_its_comparison_and_its_history()
     service = RollingService()
     answer = await look(service)
     told = answer.json()
-    assert (told["champion"], told["waiting"], told["shadows"], told["enabled"]) == (3, 5, [2], True)
+    assert (told["champion"], told["waiting"], told["shadows"], told["enabled"]) == (
+        3,
+        5,
+        [2],
+        True,
+    )
     assert answer.headers["ETag"] == told["tag"] == tag_of(await service.models()) == '"3-6"'
     canary, everyone = told["cohorts"]
     assert (canary["name"], canary["versions"], canary["servers"]) == ("canary", {"4": 1.0}, 0.5)
@@ -121,7 +128,11 @@ async def test_an_own_table_is_put_with_what_was_seen_and_why():
     [(action, asked)] = service.changes
     shares = (Share(3, 0.25), Share(4, 0.75))
     assert (action, asked["table"]) == ("put", Table((Share(3, 1.0),), (Cohort("b", 0.5, shares),)))
-    assert (asked["expected"], asked["request_id"], asked["dry_run"]) == ('"3-6"', "anonymous/k", True)
+    assert (asked["expected"], asked["request_id"], asked["dry_run"]) == (
+        '"3-6"',
+        "anonymous/k",
+        True,
+    )
 
 
 @pytest.mark.parametrize("action", ["promote", "retire", "pin", "shadow"])
@@ -151,7 +162,10 @@ async def test_a_rollback_needs_no_tag_and_honours_one():
         assert (await send(service, "POST", "/rollback", body, match=match)).status_code == 200
     both = await send(service, "POST", "/rollback", {"reason": "x", "to": 2, "to_time": "3d"})
     problem_of(both, 422, "unprocessable")
-    assert service.changes == [("rollback", (None, None, False)), ("rollback", (None, '"3-6"', True))]
+    assert service.changes == [
+        ("rollback", (None, None, False)),
+        ("rollback", (None, '"3-6"', True)),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +173,10 @@ async def test_a_rollback_needs_no_tag_and_honours_one():
     [
         ({"everyone": {"3": 0.5}}, "sum to 1"),
         ({"everyone": {"three": 1}}, "versions are numbers"),
-        ({"everyone": {"3": 1}, "cohorts": [{"name": "B!", "servers": 1, "versions": {"3": 1}}]}, "B!"),
+        (
+            {"everyone": {"3": 1}, "cohorts": [{"name": "B!", "servers": 1, "versions": {"3": 1}}]},
+            "B!",
+        ),
         ({"everyone": {}}, "everyone"),
         ({"everyone": {"3": 1}, "cohort": []}, "cohort"),
     ],

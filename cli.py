@@ -18,7 +18,7 @@ from rich.table import Table
 
 from actors import record_commands
 from actors.options import BACKTEST, REPLAY, STATE_DIR, wished, with_options
-from connect import replay, steering
+from connect import replay, rolling, steering
 from connect.asking import client_options as _client_options
 from connect.asking import exits as _exits
 from connect.asking import fail as _fail
@@ -252,7 +252,7 @@ def events(url: str, token: str | None) -> None:
     click.echo(json.dumps(_get(url, token, "/api/v1/events"), indent=2))
 
 
-for _command in (*steering.COMMANDS, *record_commands.COMMANDS):
+for _command in (*steering.COMMANDS, *rolling.COMMANDS, *record_commands.COMMANDS):
     main.add_command(_command)
 
 

@@ -37,6 +37,7 @@ from actors.forecaster import Forecaster, Given
 from actors.learning_calls import LearningCalls
 from actors.plan import refuse
 from actors.record_calls import RecordCalls
+from actors.rollout_calls import RolloutCalls
 from forecast.config import Config
 from forecast.config_files import load_args
 from forecast.errors import Busy, StateError
@@ -176,7 +177,7 @@ class _Kept:
     reference: Any
 
 
-class Gateway(EventCalls, LearningCalls, RecordCalls):
+class Gateway(EventCalls, LearningCalls, RecordCalls, RolloutCalls):
     """The HTTP side: answers from the published snapshot, forwards what needs work.
 
     A replica is ready when it has the snapshot of this moment, or knows that there is none yet.

@@ -13,6 +13,7 @@ from forecast.config import Config
 from forecast.derived import Limits
 from forecast.lineup import versions_beside
 from train.drift_rules import DriftRules
+from train.rollout import RolloutRules
 
 _MIB = 1 << 20
 
@@ -33,6 +34,8 @@ def registry(config: Config) -> dict[str, Any]:
         "panel": config.panel.name,
         "keep_versions": config.online_learning.keep_model_versions,
         "keep_beside": versions_beside(config),
+        "step_seconds": config.panel.step,
+        "open_slots": config.panel.horizon_slots,
         "fingerprint": config.panel.schema_of().fingerprint(),
         "now": time.time,
     }
@@ -195,6 +198,23 @@ def settings(config: Config) -> Settings:
         beside=versions_beside(config),
         precision=config.serve.precision,
         drift=drift_rules(config) if online.drift_detection_enabled else None,
+        rollout=rollout_rules(config) if config.rollout.enabled else None,
+    )
+
+
+def rollout_rules(config: Config) -> RolloutRules:
+    """How an accepted version goes to everyone."""
+    asked, step = config.rollout, config.panel.step
+    lengths = {
+        name: -(-getattr(asked, name) // step)
+        for name in ("shadow", "canary", "fast_shadow", "fast_canary")
+    }
+    return RolloutRules(
+        **lengths,
+        canary_share=asked.canary_share,
+        horizon=config.panel.horizon_slots,
+        threshold=config.online_learning.validation_threshold,
+        automatic=config.online_learning.enable_rollback,
     )
 
 

@@ -32,6 +32,7 @@ from forecast.config import Config, seconds
 from forecast.errors import ConfigError
 from forecast.record import ForecastBlock, Snapshot
 from forecast.schema import SampleBlock
+from forecast.seat import Seat
 from forecast.tally import Tally
 
 _CHUNK_SLOTS = 96
@@ -59,9 +60,11 @@ class WatchedLedger(LedgerActor):
         self._watchers = tuple(watchers)
         self._newest: Snapshot | None = None
 
-    async def issue(self, blocks: Sequence[ForecastBlock]) -> tuple[ForecastBlock, ...]:
+    async def issue(
+        self, blocks: Sequence[ForecastBlock], seat: Seat | None = None
+    ) -> tuple[ForecastBlock, ...]:
         """Keep forecasts of record; see `LedgerActor.issue`."""
-        kept = await super().issue(blocks)
+        kept = await super().issue(blocks, seat)
         for watcher in self._watchers:
             watcher.issued(kept)
         return kept
@@ -202,6 +205,7 @@ async def play(
                 "relative_change": update.report.get("relative_change"),
             }
             for update in reversed(updates)
+            if update.verdict != "accepted"  # on its way: what becomes of it is told when it is
         ],
         "last_failure": fleet.controller.last_failure,
     }

@@ -3,7 +3,8 @@
     buffer ──closed slot s──►  step(s)
                                 │ 1 score    ledger.score(s, actuals, masked)       what came; drift
     buffer.draw ──windows──►    │ 2 learn    trainer.update(...) ──► challenger     when one is due
-    buffer.holdout ─windows─►   │            trainer.judge ──► gate.decide ──► registry.promote
+    buffer.holdout ─windows─►   │            trainer.judge ──► gate.decide ──► registry.accept
+    registry ──in flight──►     │   roll out   paired live losses ──► registry.advance, back
     registry ──champion──►      │ 3 issue    members ──► blocks of record ──► ledger.issue
                                 │ 4 commit   one state file; from here on the slot is done
                                 ▼ 5 publish  ledger.publish ──► gateway, forecasters
@@ -25,6 +26,7 @@ import numpy as np
 
 from actors.drift import DriftWatch
 from actors.learning import Learning
+from actors.rollout import RolloutLine
 from actors.settings import Settings
 from actors.state import ControllerState, StateFile
 from forecast.errors import ArtifactError, StateError, UnknownVersion
@@ -64,10 +66,14 @@ class Controller:
         self._drift = DriftWatch(
             buffer=buffer, ledger=ledger, registry=registry, file=state, settings=settings
         )
+        self._rollout = RolloutLine(
+            buffer=buffer, registry=registry, members=members, settings=settings
+        )
         self._file = state
         self._state = state.load()
         self._published: int | None = None
         self._revision = -1
+        self._known: RegistryState | None = None
         self._refused: set[int] = set()
         self._tables: tuple[int, Any] | None = None
 
@@ -90,6 +96,11 @@ class Controller:
     def drift(self) -> dict[str, Any]:
         """Where drift detection stands, for people."""
         return self._drift.told()
+
+    @property
+    def rollout(self) -> dict[str, Any]:
+        """How the version in flight compares so far, for people."""
+        return self._rollout.told()
 
     @property
     def last_failure(self) -> str | None:
@@ -126,8 +137,13 @@ class Controller:
         state = replace(self._state, slot=slot)
         if self._members.champion is not None and slot > self._learning.learned_to:
             state = await self._drift.step(report, state, self._state)
+        if self._members.champion is not None:
+            state = await self._rollout.step(report, state)
+            # A step done again finds the new champion: this one must, too.
+            await self._refresh_members()
         state = await self._learning.step(state)
         snapshot = await self._issue(slot)
+        state = self._rollout.settled(state, self._known)
         await self._drift.save(state)
         self._commit(state)
         await self._ledger.publish.remote(snapshot)
@@ -183,14 +199,16 @@ class Controller:
                 self._refused.add(servable.version)
                 continue
             self._members.swap(servable.version, await self._beside(state, servable.version))
-            self._revision = state.revision
+            self._revision, self._known = state.revision, state
             self._learning.champion_is(servable.artifact.manifest.get("lineage", {}))
             return
 
     async def _beside(self, state: RegistryState, champion: int) -> dict[str, int]:
         """The versions that issue beside this champion, loaded; one that cannot be is left out."""
         found: dict[str, int] = {}
-        for member, version in state.beside(champion, self.settings.beside).items():
+        beside = state.beside(champion, self.settings.beside)
+        beside |= state.rollout.trials(champion, beside.values())
+        for member, version in beside.items():
             if version in self._refused:
                 continue
             try:
@@ -215,20 +233,26 @@ class Controller:
         ready = np.array(
             [one.state in _FORECASTABLE and one.missing_slots == 0 for one in servers], dtype=bool
         )
-        blocks = await asyncio.to_thread(
-            blocks_of_record,
-            raw,
-            slot=slot,
-            members=self._members,
-            tables=await self._baselines(slot),
-            schema=settings.schema,
-            levels=settings.levels,
-            ready=ready,
-        )
+        of_record = slot > self._learning.learned_to
+        while True:
+            blocks = await asyncio.to_thread(
+                blocks_of_record,
+                raw,
+                slot=slot,
+                members=self._members,
+                tables=await self._baselines(slot),
+                schema=settings.schema,
+                levels=settings.levels,
+                ready=ready,
+            )
+            if not of_record or await self._rollout.sound(blocks, self._known, slot):
+                break
+            await self._refresh_members()
         champion = self._members.champion
-        if champion is not None and slot > self._learning.learned_to:
+        if champion is not None and of_record:
             # A step done again keeps what was issued first, whatever came in late since.
-            blocks = await self._ledger.issue.remote(blocks)
+            seat = self._rollout.seat(self._known, raw.servers)
+            blocks = await self._ledger.issue.remote(blocks, seat)
         issued = {block.member for block in blocks}
         answers = ENSEMBLE if ENSEMBLE in issued else CHAMPION
         served = [answers if champion is not None and good else SEASONAL_NAIVE for good in ready]

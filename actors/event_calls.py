@@ -1,4 +1,4 @@
-"""What a gateway asks of the actors when an event is told, and when somebody goes back."""
+"""What a gateway asks of the actors when an event is told."""
 
 from __future__ import annotations
 
@@ -6,18 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from actors import handles
-from forecast.errors import (
-    ArtifactError,
-    Busy,
-    Conflict,
-    RegistryError,
-    StateError,
-    UnknownVersion,
-)
+from forecast.errors import Busy, StateError
 from forecast.events import Event, EventReport, Told
-from forecast.http.problems import original
 from forecast.touched import Touched
-from forecast.versions import RegistryState
 
 
 class EventCalls:
@@ -41,22 +32,6 @@ class EventCalls:
         """Forget an event from now on; None for one that is not known."""
         known: Told | None = await self._written("withdraw", event_id)
         return known
-
-    async def rollback(
-        self, to: int | None, reason: str, who: str, request_id: str
-    ) -> RegistryState:
-        """Move the champion back, and pause promotion; raises UnknownVersion, Conflict."""
-        slot = (await self._actors.ask(handles.BUFFER, "numbers"))["closed_slot"] or 0
-        record = {"slot": slot, "who": who, "reason": reason, "key": request_id, "pause": True}
-        try:
-            state: RegistryState = await self._actors.ask(
-                handles.REGISTRY, "rollback", to, **record
-            )
-        except UnknownVersion:
-            raise
-        except (RegistryError, ArtifactError) as error:
-            raise Conflict(str(original(error))) from error
-        return state
 
     async def _written(self, method: str, what: Any) -> Any:
         try:

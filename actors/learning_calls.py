@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from actors import handles
+from forecast.errors import Conflict, RegistryError, UnknownVersion
+from forecast.http.problems import original
 from forecast.versions import RegistryState
 
 
@@ -12,6 +14,16 @@ class LearningCalls:
     """The part of a `Service` that steers learning; `_actors` has an `ask`, as `handles.Actors`."""
 
     _actors: Any
+
+    async def champion_at(self, slot: int) -> int:
+        """Who was champion after a slot's step; raises UnknownVersion, Conflict."""
+        try:
+            version: int = await self._actors.ask(handles.REGISTRY, "champion_at", slot)
+        except UnknownVersion:
+            raise
+        except RegistryError as error:
+            raise Conflict(str(original(error))) from error
+        return version
 
     async def pause(self, reason: str, who: str, request_id: str) -> RegistryState:
         """Start no training and promote nothing from now on."""

@@ -14,6 +14,7 @@ from forecast.backup import STATE, CopiedFile, sealed
 from forecast.clock import slots_per_day
 from forecast.ledger import AccuracyReport, DailySums, Ledger, StepReport
 from forecast.record import ForecastBlock, Snapshot
+from forecast.seat import Seat
 from forecast.storage import HANDOVER_S, OwnerLock, make_folders
 
 
@@ -38,10 +39,12 @@ class LedgerActor:
         self._wql: tuple[int | None, dict[str, float]] = (None, {})
         self._published = asyncio.Condition()
 
-    async def issue(self, blocks: Sequence[ForecastBlock]) -> tuple[ForecastBlock, ...]:
+    async def issue(
+        self, blocks: Sequence[ForecastBlock], seat: Seat | None = None
+    ) -> tuple[ForecastBlock, ...]:
         """Keep what the members forecast; the blocks of record, with the derived ones."""
         self._lock.check()
-        return self._ledger.record(blocks)
+        return self._ledger.record(blocks, seat)
 
     async def score(
         self,

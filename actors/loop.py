@@ -117,6 +117,10 @@ class ControllerActor:
                 now=time.time,
             )
 
+    async def rollout(self) -> dict[str, Any]:
+        """How the version on its way to everyone compares so far."""
+        return self._controller.rollout
+
     async def close(self) -> None:
         """Stop stepping, between two steps or within one: a step cut short is done again."""
         tasks = (self._loop, self._publishing)

@@ -12,13 +12,15 @@ from typing import Any
 from actors.copied import Copied
 from actors.on_record import OnRecord
 from forecast.artifact import Artifact
-from forecast.audit import SEGMENT_BYTES, AuditLog
+from forecast.audit import SEGMENT_BYTES, AuditLog, AuditRecord
 from forecast.backup import ARTIFACTS, STATE, files_below
 from forecast.errors import ArtifactError
 from forecast.evidence_files import EvidenceFiles
 from forecast.registry import Registry, RegistryState, Servable, UpdateRecord
+from forecast.rolling_out import Action
 from forecast.storage import HANDOVER_S, OwnerLock
 from forecast.touched import Touched, touched
+from forecast.verdicts import VERDICTS
 
 log = logging.getLogger("fleetcast.registry")
 
@@ -72,8 +74,40 @@ class RegistryActor(OnRecord, Copied):
         """Move the champion; one audit record holds the new state."""
         return await self._tell(self._registry.promote(version, key=record["update_id"], **record))
 
-    async def rollback(self, to: int | None, **record: Any) -> RegistryState:
-        """Move the champion back."""
+    async def accept(self, version: int, **record: Any) -> RegistryState:
+        """Let a version begin its way to everyone; see `Registry.accept`."""
+        return await self._tell(self._registry.accept(version, **record))
+
+    async def advance(self, version: int, **record: Any) -> RegistryState:
+        """Let the version in flight serve its canary cohort."""
+        return await self._tell(self._registry.advance(version, **record))
+
+    async def arrive(self, version: int, **record: Any) -> RegistryState:
+        """Promote the version in flight."""
+        return await self._tell(self._registry.arrive(version, **record))
+
+    async def back(self, version: int, **record: Any) -> RegistryState:
+        """Refuse the version in flight."""
+        return await self._tell(self._registry.back(version, **record))
+
+    async def steer(
+        self, action: Action, version: int | None, *, expected: str | None, **record: Any
+    ) -> RegistryState:
+        """What a person asks for, if what they saw still stands; see `Registry.steer`."""
+        self._registry.expect(expected, f"{action}:{record['key']}")
+        return await self._tell(self._registry.steer(action, version, **record))
+
+    async def rollouts(self, limit: int) -> list[AuditRecord]:
+        """The last changes of who answers for whom, newest first."""
+        return self._registry.rollouts(limit)
+
+    async def rollback(
+        self, to: int | None, *, expected: str | None = None, dry_run: bool = False, **record: Any
+    ) -> RegistryState:
+        """Move the champion back, if what was seen still stands; `dry_run` only tells."""
+        self._registry.expect(expected, f"rollback:{record['key']}")
+        if dry_run:
+            return self._registry.state().rolled_back(to, slot=record["slot"])
         return await self._tell(self._registry.rollback(to, **record))
 
     async def pause(self, **record: Any) -> RegistryState:
@@ -116,6 +150,10 @@ class RegistryActor(OnRecord, Copied):
         key = f"{event_id}:{known}"
         self._registry.note("event_late", slot=known, detail=detail, who=who, key=key)
         return found
+
+    async def champion_at(self, slot: int) -> int:
+        """Who was champion after a slot's step; see `Registry.champion_at`."""
+        return self._registry.champion_at(slot)
 
     async def load(self, version: int) -> Artifact:
         """A version's artifact, its checksums verified."""
@@ -160,7 +198,9 @@ class RegistryActor(OnRecord, Copied):
         state = self._registry.state()
         paused = None if state.paused is None else asdict(state.paused)
         told = {"paused": paused, "promotion_paused": paused is not None}
-        return {"champion": state.champion, **told, **self._verdicts}
+        flight = state.rollout.flight
+        challenger = None if flight is None else flight.version
+        return {"champion": state.champion, "challenger": challenger, **told, **self._verdicts}
 
     def _files(self) -> dict[str, Path]:
         """The audit log and the versions, which go together."""
@@ -183,14 +223,13 @@ class RegistryActor(OnRecord, Copied):
         return state
 
     def _count(self) -> dict[str, Any]:
-        counts = {
-            "promoted": self._audit.count("promote"),
-            "rejected": self._audit.count("reject"),
+        counts: dict[str, int] = {
+            verdict: self._audit.count(kind) for kind, verdict in VERDICTS.items()
         }
         updates = self._registry.updates(limit=1)
         if not updates:
             return {**counts, "last_update": None}
         last = updates[0]
-        promoted = last.verdict == "promoted"
-        told = {"update_id": last.update_id, "slot": last.slot, "promoted": promoted}
+        passed = last.verdict != "rejected"
+        told = {"update_id": last.update_id, "slot": last.slot, "promoted": passed}
         return {**counts, "last_update": told}

@@ -10,6 +10,7 @@ from forecast.members import Members
 from forecast.schema import Schema
 from train.drift_rules import DriftRules
 from train.gate import Rules
+from train.rollout import RolloutRules
 from train.schedule import Schedule
 
 
@@ -56,6 +57,8 @@ class Settings:
     """How much later than its value a slot is scored and learned from; 0 outside of backtests."""
     drift: DriftRules | None = None
     """What drift is told by; None: nobody looks."""
+    rollout: RolloutRules | None = None
+    """How an accepted version goes to everyone; None: at once."""
     precision: Literal["float32", "int8"] = "float32"
     """Of the serving form that issues forecasts of record."""
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from forecast.errors import StateError
 from forecast.storage import DISK, Disk, write_atomic
+from train.rollout import Trial
 
 _FORMAT = 1
 
@@ -44,6 +45,8 @@ class ControllerState:
     """The slot of a confirmed drift that asks for a training, which was not started yet."""
     drift_since: int | None = None
     """Since when the fleet is another, by its last drift."""
+    trial: Trial | None = None
+    """What was compared of the version on its way to everyone."""
 
 
 class StateFile:
@@ -64,8 +67,12 @@ class StateFile:
             tree = json.loads(self._path.read_text(encoding="utf-8"))
             if tree.pop("format") != _FORMAT:
                 raise StateError(f"{self._path}: unknown format")
-            pending = tree.pop("pending")
-            return ControllerState(pending=None if pending is None else Pending(**pending), **tree)
+            pending, trial = tree.pop("pending"), tree.pop("trial", None)
+            return ControllerState(
+                pending=None if pending is None else Pending(**pending),
+                trial=None if trial is None else Trial.from_json(trial),
+                **tree,
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise StateError(f"{self._path}: damaged: {error}") from error
 

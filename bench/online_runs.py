@@ -9,6 +9,7 @@ Most rows of the table are members of one run. What differs between runs is what
     leaky     LEAKY: the same on the windows that will be forecast until the next update, their
               labels included: what the literature does at every slot, at the pace of naive
     oracle    LEAKY: frozen, with a base model of the days after the first drift
+    rollout   the default, but what passes the gate goes by shadow and canary
     periodic  a retrain from nothing every day on all that is kept, and no updates
     others    the default with one thing changed: another strategy, another moving part, a safeguard
               more or less
@@ -72,6 +73,7 @@ RUNS: Mapping[str, Mapping[str, Any]] = {
     "no_gate": {**_ON, "enable_validation": False},
     "no_drift": {**_ON, "drift_detection_enabled": False},
     "no_clipping": {**_ON, "gradient_clip_val": 1e6},
+    "rollout": _ON,
     "default": _ON,
     "oracle": {"enabled": False},
     "frozen": {"enabled": False},
@@ -112,7 +114,7 @@ class Wishes:
                 "buffer": {"history_days": max(35, round(history) + 1)},
             },
             stream.config,
-            {"online_learning": RUNS[run]},
+            {"online_learning": RUNS[run], "rollout": {"enabled": run == "rollout"}},
         )
         data = stream.replay.config()
         return load(self.configs or (LAPTOP,), data=data, overrides=overrides).config

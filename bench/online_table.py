@@ -47,6 +47,7 @@ ROWS = (
     Row("frozen_ensemble", "frozen", ("ensemble",), "frozen and experts, learned weights"),
     Row("naive", "naive", ("champion",), "an update every hour, no gate"),
     Row("default", "default", _SERVED, "the product as configured"),
+    Row("rollout", "rollout", _SERVED, "default; what passes goes by shadow and canary"),
     Row("periodic", "periodic", _SERVED, "a retrain from nothing every day, no updates"),
     Row("sliding_window", "sliding_window", _SERVED, "updates on the sliding window alone"),
     Row("replay", "replay", _SERVED, "updates with replay"),

@@ -14,16 +14,20 @@ _reason = click.option("--reason", required=True, help="For the audit log.")
 
 
 @click.command()
-@click.option("--to", type=int, help="A version that served before; else the previous one.")
+@click.option("--to", help="A version, a time or an age such as 3d; else the step before.")
+@click.option("--dry-run", is_flag=True, help="Tell what it would do, and do nothing.")
 @_reason
 @client_options
 @exits
-def rollback(to: int | None, reason: str, url: str, token: str | None) -> None:
+def rollback(to: str | None, dry_run: bool, reason: str, url: str, token: str | None) -> None:
     """Let an earlier version serve again; what came after it is withdrawn.
 
-    Promotion is paused until `resume`.
+    With a time, who was champion then. Promotion is paused until `resume`.
     """
-    _tell(url, token, "/api/v1/rollout/rollback", {"to": to, "reason": reason})
+    version = int(to) if to is not None and to.isdecimal() else None
+    asked = {"to": version, "to_time": None if version is not None else to, "reason": reason}
+    asked |= {"dry_run": dry_run}
+    _tell(url, token, "/api/v1/rollout/rollback", asked)
 
 
 @click.command()

@@ -98,10 +98,24 @@ class Client:
 
         `timeout_s` None waits for the answer as long as it takes.
         """
+        return self.change("POST", path, body, timeout_s=timeout_s)
+
+    def change(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        if_match: str | None = None,
+        timeout_s: float | None = _ANSWER_S,
+    ) -> Any:  # noqa: ANN401 - JSON
+        """The same by any method; `if_match` is the tag of what is to be changed."""
         headers = {**_HEADERS, "Content-Type": _JSON, "Idempotency-Key": uuid.uuid4().hex}
+        if if_match is not None:
+            headers["If-Match"] = if_match
         content = json.dumps(body).encode()
         return self._send(
-            "POST", path, content=content, headers=headers, timeout_s=timeout_s
+            method, path, content=content, headers=headers, timeout_s=timeout_s
         ).json()
 
     def ingest(self, rows: Iterable[Mapping[str, Any]], *, key: str) -> Mapping[str, Any]:

@@ -91,7 +91,7 @@ def _verdicts(updates: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(name)
     for update in updates[:6]:
         verdict = str(update["verdict"])
-        style = "green" if verdict == "promoted" else "red"
+        style = "red" if verdict == "rejected" else "green"
         reasons = "; ".join(update["reasons"])
         table.add_row(str(update["update_id"]), Text(verdict, style), reasons)
     return table

@@ -7,40 +7,18 @@ explicit arguments. Durations are written `30s`, `5m`, `6h`, `14d`; the keys of
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from forecast.config_learning import OnlineLearning
+from forecast.config_rollout import RolloutConfig
 from forecast.config_state import AuditConfig, BackupConfig
+from forecast.durations import Duration
+from forecast.durations import seconds as seconds
 from forecast.schema import Metric, Schema
 from forecast.section import Section
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def seconds(text: object) -> int:
-    """Seconds of a duration such as `90s`, `5m`, `6h` or `14d`.
-
-    >>> seconds("6h")
-    21600
-
-    Raises ValueError for anything else.
-    """
-    match = re.fullmatch(r"(\d+)([smhd])", text) if isinstance(text, str) else None
-    if match is None:
-        raise ValueError(f"write a duration as 30s, 5m, 6h or 14d, not {text!r}")
-    return int(match[1]) * _UNITS[match[2]]
-
-
-def _duration(value: object) -> object:
-    return value if isinstance(value, int) and not isinstance(value, bool) else seconds(value)
-
-
-Duration = Annotated[int, BeforeValidator(_duration), Field(ge=0)]
-"""Seconds; written `5m` in a file."""
 
 
 class MetricConfig(Section):
@@ -239,6 +217,7 @@ class Config(Section):
     trainer: TrainerConfig = TrainerConfig()
     online_learning: OnlineLearning = OnlineLearning()
     ensemble: EnsembleConfig = EnsembleConfig()
+    rollout: RolloutConfig = RolloutConfig()
     serve: ServeConfig = ServeConfig()
     limits: LimitsConfig = LimitsConfig()
     audit: AuditConfig = AuditConfig()

@@ -65,6 +65,9 @@ class OnlineLearning(Scheduling):
     """How much worse than champion and anchor a challenger may be at its upper bound."""
     max_weight_move: float = Field(default=0.25, gt=0)
     """How far one update may move the weights, as a share of their norm; usual is 0.02."""
+    enable_rollback: bool = True
+    """With `[rollout]`: a version that is worse live goes back by itself. Off: by hand only, once
+    it answers for somebody."""
     keep_model_versions: int = Field(default=5, ge=1)
     windows_per_update: int = Field(default=256, ge=1)
     drift_detection_enabled: bool = True

@@ -17,6 +17,8 @@
         ├── UnknownEvent
         ├── UnknownUpdate
         ├── Conflict             the request and what is stored do not go together
+        ├── PreconditionFailed   what was seen, as If-Match tells, is not what stands any more
+        ├── PreconditionRequired a change that wants to be told what was seen
         ├── TooLarge             a body, or what it inflates to, is over the limit
         ├── TooSlow              a body whose end does not come
         ├── UnsupportedMedia     a content type or encoding that is not read here
@@ -28,6 +30,8 @@ Programmer errors stay `assert` and `TypeError`.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class FleetcastError(Exception):
@@ -126,6 +130,27 @@ class Conflict(RequestError):
 
     status = 409
     kind = "conflict"
+
+    def __init__(
+        self, detail: str, *, retry_after_s: int = 0, report: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(detail, retry_after_s=retry_after_s)
+        self.report = report
+        """The gate's, where it is what stands against the request."""
+
+
+class PreconditionFailed(RequestError):
+    """What was seen, as If-Match tells, is not what stands any more."""
+
+    status = 412
+    kind = "precondition-failed"
+
+
+class PreconditionRequired(RequestError):
+    """A change that wants to be told what was seen: send If-Match."""
+
+    status = 428
+    kind = "precondition-required"
 
 
 class TooLarge(RequestError):

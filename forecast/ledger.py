@@ -47,6 +47,7 @@ from forecast.open_blocks import OpenBlocks
 from forecast.open_day import OpenDay
 from forecast.record import ForecastBlock, Snapshot
 from forecast.scoring import Scored, StepReport, counted_actuals, join, report_of
+from forecast.seat import Seat
 
 __all__ = ["AccuracyReport", "DailySums", "Ledger", "StepReport"]
 
@@ -119,13 +120,16 @@ class Ledger:
         """The last slot scored; None before the first."""
         return self._scored_through
 
-    def record(self, blocks: Sequence[ForecastBlock]) -> tuple[ForecastBlock, ...]:
+    def record(
+        self, blocks: Sequence[ForecastBlock], seat: Seat | None = None
+    ) -> tuple[ForecastBlock, ...]:
         """Keep what the members forecast of a slot, and what is derived of it; what is of record.
 
-        When the slot has blocks of record, those stay.
+        `seat` says who stands in the champion's place, None: itself. When the slot has blocks of
+        record, those stay.
         """
         with self._lock:
-            every = self._day.derived.recorded(blocks)
+            every = self._day.derived.recorded(blocks, seat)
         return every if self.issue(every) == len(every) else self.blocks(blocks[0].slot)
 
     def issue(self, blocks: Sequence[ForecastBlock]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from forecast.config import Config
-from forecast.derived import DERIVED
+from forecast.issued import DERIVED, MADE
 
 EXPERTS = 3
 """Members that are no versions: copy-last, seasonal naive, least squares."""
@@ -15,11 +15,12 @@ def versions_beside(config: Config) -> int:
 
 
 def versions_of(config: Config) -> int:
-    """Versions that issue at most: the champion, those beside it, the base."""
+    """Versions that issue at most: the champion, those beside it, the base, one on its way."""
     beside = versions_beside(config)
-    return 1 + beside + bool(beside)
+    return 1 + beside + bool(beside) + config.rollout.enabled
 
 
 def members_of(config: Config) -> int:
-    """Members whose forecasts are of record, at most."""
-    return versions_of(config) + EXPERTS + len(DERIVED)
+    """Members whose forecasts are of record, at most, but for what people ask to see computed."""
+    derived = DERIVED if not config.rollout.enabled else MADE
+    return versions_of(config) + EXPERTS + len(derived)

@@ -15,6 +15,7 @@ from forecast.least_squares import HISTORY_DAYS, LEAST_STRIDE, MOST_WINDOWS
 from forecast.lineup import members_of, versions_of
 from forecast.metrics import central_intervals
 from forecast.needs import MIB, Item, Plan
+from forecast.retention import DAYS, WEEKS
 from forecast.window_spec import WindowSpec
 
 # MiB a process holds beside its data: PSS (pages shared by processes count once) after 400 slots of
@@ -200,7 +201,8 @@ def _disk(config: Config, sizes: Sizes) -> Iterator[Item]:
     retained, sums = max(sizes.day, sizes.horizon), sizes.members * sizes.sums
     windows = sizes.servers * sizes.window  # a snapshot's blocks are there already
     a_day = _SQLITE_WRITES * sizes.day
-    versions = 3 + max(online.keep_model_versions, sizes.versions)  # aliased ones too
+    # Aliased ones too, and those of days and weeks.
+    versions = 3 + DAYS + WEEKS + max(online.keep_model_versions, sizes.versions)
     trainings = sizes.updates + sizes.retrains
     audit, evidence = trainings * _AUDIT_BYTES, trainings * _EVIDENCE_BYTES
     taken = 1 / 35 + online.windows_per_update * sizes.updates / max(1, sizes.replayed)

@@ -57,6 +57,10 @@ class ForecastBlock:
     """Of an ensemble: each member's version, None for one that is no version."""
     weights: Float32Array | None = None
     """Of an ensemble: each member's share of a series [S, T, K], mean over steps and levels."""
+    seat: tuple[int, ...] = ()
+    """Of an ensemble: the versions V in the champion's seat, where it is not the champion alone."""
+    shares: Float32Array | None = None
+    """Of an ensemble: each server's shares of the seat [S, V], by the rollout table."""
 
     def __post_init__(self) -> None:
         shape, dtype = self.values.shape, self.values.dtype
@@ -105,6 +109,8 @@ class ForecastBlock:
         arrays = {"servers": pack_names(self.servers), **encode(self.values)}
         if self.weights is not None:
             arrays["weights"] = self.weights
+        if self.shares is not None:
+            header["seat"], arrays["shares"] = self.seat, self.shares
         return pack("block", header, arrays, deflate=True)
 
     @classmethod
@@ -114,9 +120,9 @@ class ForecastBlock:
         if "values" in arrays:
             raise StateError("stored block: it was stored whole, by an older version")
         servers, shape = unpack_names(arrays.pop("servers")), header.pop("shape")
-        weights = arrays.pop("weights", None)
+        more = {"weights": arrays.pop("weights", None), "shares": arrays.pop("shares", None)}
         values = decode(arrays, tuple(shape))
-        return cls(**tuples(header), servers=servers, values=values, weights=weights)
+        return cls(**tuples(header), servers=servers, values=values, **more)
 
 
 @dataclass(frozen=True, slots=True)

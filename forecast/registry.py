@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,21 @@ from forecast.artifact import Artifact
 from forecast.audit import AuditLog, AuditRecord
 from forecast.by_hand import ByHand
 from forecast.errors import RegistryError
+from forecast.log_reads import LogReads
 from forecast.pauses import Pause
+from forecast.retention import Keeping
+from forecast.rolling_out import RollingOut
 from forecast.storage import DISK, Disk, OwnerLock
 from forecast.store import Refused, Servable, VersionStore
-from forecast.versions import RegistryState, UpdateRecord, VersionInfo
+from forecast.verdicts import VERDICTS, UpdateRecord
+from forecast.versions import RegistryState, VersionInfo
 
 __all__ = ["Refused", "Registry", "RegistryState", "Servable", "UpdateRecord", "VersionInfo"]
 
-_COMMITS = ("register", "promote", "reject", "rollback", "alias", "pause", "resume")
+_COMMITS = ("register", *VERDICTS, "rollout", "rollback", "alias", "pause", "resume")
 
 
-class Registry(ByHand):
+class Registry(ByHand, RollingOut, LogReads):
     """The one writer of a panel's versions and aliases.
 
     Changes are idempotent: each has a key, by default of event time and version, and one that was
@@ -46,19 +49,27 @@ class Registry(ByHand):
         fingerprint: str,
         now: Callable[[], float],
         keep_beside: int = 0,
+        step_seconds: int = 300,
+        open_slots: int = 0,
         lock: OwnerLock | None = None,
         disk: Disk = DISK,
     ) -> None:
         """Open or create; `fingerprint` is the schema's, `now` the wall clock in seconds.
 
-        `keep_beside` is how many versions before the champion are members still, and are kept.
+        `keep_beside` is how many versions before the champion are members still, and are kept,
+        `open_slots` how long forecasts take to mature.
         Raises StateError when the versions that the log names are not there at all, and AuditError
         when the log has lost records that were committed.
         """
         if keep_versions < 1:
             raise ValueError(f"keep_versions is {keep_versions}; at least 1 is needed")
         self._audit = audit
-        self._keep, self._beside = keep_versions, keep_beside
+        self._keeping = Keeping(
+            newest=keep_versions,
+            beside=keep_beside,
+            step_seconds=step_seconds,
+            open_slots=open_slots,
+        )
         self._now = now
         self._lock = lock
         latest = audit.latest.state if audit.latest else None
@@ -113,18 +124,6 @@ class Registry(ByHand):
             return None
         servable = self.newest_servable(refused=refused)
         return None if servable is None else (self._state, servable)
-
-    def updates(self, *, limit: int = 100, since_slot: int | None = None) -> list[UpdateRecord]:
-        """The gate's verdicts of slot `since_slot` or later, newest first."""
-        records = self._audit.records(
-            since_slot=since_slot, kinds=("promote", "reject"), newest_first=True
-        )
-        return [UpdateRecord.of(record) for record in islice(records, limit)]
-
-    def verdict(self, update_id: str) -> UpdateRecord | None:
-        """The verdict on one update, if it has one: an update is judged once."""
-        found = (self._audit.find(f"{kind}:{update_id}") for kind in ("promote", "reject"))
-        return next((UpdateRecord.of(record) for record in found if record is not None), None)
 
     def register(self, artifact: Artifact, *, update_id: str, slot: int) -> int:
         """Store a version and return its number; the same `update_id` gives the same number.
@@ -290,7 +289,7 @@ class Registry(ByHand):
     ) -> None:
         """Write the record that makes the change happen, then bring the files in line with it."""
         self._check_owner()
-        after = None if state is None else state.retained(self._keep, self._beside)
+        after = None if state is None else state.retained(self._keeping, slot=slot)
         self._audit.append(
             kind=kind,
             slot=slot,

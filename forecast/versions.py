@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
-from forecast.audit import AuditRecord
 from forecast.errors import RegistryError, UnknownVersion
 from forecast.pauses import Pause
+from forecast.retention import Keeping, kept
+from forecast.rollout import Rollouts
 
 Status = Literal["registered", "promoted", "rejected", "withdrawn"]
 
@@ -45,6 +46,8 @@ class VersionInfo:
     """Event time of its last promotion, rejection or withdrawal."""
     promotion: int | None = None
     """The state's revision at its last promotion; orders promotions."""
+    promoted_slot: int | None = None
+    """Event time of its last promotion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class RegistryState:
     """Who holds promotion back, and why; None: nobody does."""
     resumed: int = 0
     """The revision of the last resume; 0 before the first."""
+    rollout: Rollouts = field(default_factory=Rollouts)
+    """Who answers in the champion's seat, for whom, and what is on its way there."""
 
     @property
     def champion(self) -> int | None:
@@ -127,8 +132,16 @@ class RegistryState:
         aliases = _without(self.aliases, "challenger", version)
         if info.kind == "base":
             aliases["base"] = version
-        mark = replace(info, status="promoted", decided_slot=slot, promotion=self.revision + 1)
-        return self._next(line=line, aliases=aliases, versions=self._with(mark))
+        mark = replace(
+            info,
+            status="promoted",
+            decided_slot=slot,
+            promotion=self.revision + 1,
+            promoted_slot=slot,
+        )
+        rollout = self.rollout.moved(version, slot=slot)
+        state = replace(self, line=line, aliases=aliases, versions=self._with(mark))
+        return state.rolled(rollout, slot=slot)
 
     def rejected(self, version: int, *, slot: int) -> RegistryState:
         """With this version marked as refused by the gate; raises RegistryError if it serves."""
@@ -137,14 +150,21 @@ class RegistryState:
             raise RegistryError(f"version {version} is promoted: roll it back, do not reject it")
         aliases = _without(self.aliases, "challenger", version)
         mark = replace(info, status="rejected", decided_slot=slot)
-        return self._next(aliases=aliases, versions=self._with(mark))
+        rollout = self.rollout.without((version,), slot=slot, champion=self.champion)
+        state = replace(self, aliases=aliases, versions=self._with(mark))
+        return state.rolled(rollout, slot=slot)
 
     def rolled_back(self, to: int | None, *, slot: int) -> RegistryState:
-        """With `to` (None: `previous`) as champion, and what came after it withdrawn.
+        """With `to` as champion, and what came after it withdrawn.
 
+        None is the step before: the table's, while the champion does not have every seat, else
+        `previous`.
         Where the anchor is withdrawn, `to` takes its place. Raises RegistryError when there is no
         previous version, or `to` was never promoted.
         """
+        if to is None and self.rollout.table is not None:
+            ended = self.rollout.end(slot=slot, champion=self.champion)
+            return self.rolled(ended, slot=slot)
         if to is None:
             if len(self.line) < 2:
                 raise RegistryError(f"no previous version to roll back to; {self._known()}")
@@ -162,7 +182,22 @@ class RegistryState:
         aliases = dict(self.aliases)
         if aliases.get("anchor") in gone:
             aliases["anchor"] = to
-        return self._next(line=(*self.line[:end], to), aliases=aliases, versions=versions)
+        # What was on its way was compared with what is withdrawn now, and may have come of it.
+        rollout = self.rollout.without((*gone, *self.rollout.accepted), slot=slot, champion=to)
+        line = (*self.line[:end], to)
+        state = replace(self, line=line, aliases=aliases, versions=versions)
+        return state.rolled(rollout.moved(to, slot=slot), slot=slot)
+
+    def rolled(self, rollout: Rollouts, *, slot: int) -> RegistryState:
+        """With this rolled out; an accepted version that is not on its way any more is refused."""
+        left = self.rollout.accepted - rollout.versions
+        versions = tuple(
+            replace(each, status="rejected", decided_slot=slot)
+            if each.version in left and each.status == "registered"
+            else each
+            for each in self.versions
+        )
+        return self._next(rollout=rollout, versions=versions)
 
     def aliased(self, name: str, version: int | None) -> RegistryState:
         """With the alias naming this version, or with no such alias (None).
@@ -186,20 +221,9 @@ class RegistryState:
         """With nothing held back by anybody."""
         return self._next(paused=None, resumed=self.revision + 1)
 
-    def retained(self, keep: int, beside: int = 0) -> RegistryState:
-        """Without the versions that may go.
-
-        Kept are whatever an alias names (the base among them), the last `keep` promoted, the
-        `beside` before the champion, and the last `keep` that nobody has decided on.
-        """
-        named = set(self.aliases.values())
-        by_promotion = sorted(
-            (info.promotion, info.version) for info in self.versions if info.promotion is not None
-        )
-        named.update(version for _, version in by_promotion[-keep:])
-        named.update(self.line[-1 - beside :])
-        open_ones = [info.version for info in self.versions if info.status == "registered"]
-        named.update(open_ones[-keep:])
+    def retained(self, keeping: Keeping, *, slot: int) -> RegistryState:
+        """Without the versions that may go at a slot; see `forecast.retention`."""
+        named = kept(self, keeping, slot=slot)
         return replace(
             self,
             versions=tuple(info for info in self.versions if info.version in named),
@@ -230,6 +254,8 @@ class RegistryState:
         values["line"] = tuple(stored["line"])
         if values.get("paused") is not None:
             values["paused"] = Pause(**values["paused"])
+        if "rollout" in values:
+            values["rollout"] = Rollouts.from_json(values["rollout"])
         return cls(**values)
 
     def _with(self, info: VersionInfo) -> tuple[VersionInfo, ...]:
@@ -244,48 +270,15 @@ class RegistryState:
             if name not in ("champion", "previous")
         }
         aliases |= dict(zip(("champion", "previous"), reversed(state.line), strict=False))
-        return replace(state, aliases=aliases)
+        rollout = state.rollout
+        aliases = rollout.alias(aliases, before=self.rollout)
+        if (rollout, aliases.get("champion")) != (self.rollout, self.champion):
+            rollout = replace(rollout, changed=state.revision)
+        return replace(state, aliases=aliases, rollout=rollout)
 
     def _known(self) -> str:
         numbers = [str(info.version) for info in self.versions]
         return f"there are {', '.join([*sorted(self.aliases), *numbers]) or 'none'}"
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateRecord:
-    """One verdict of the gate, as the audit log holds it."""
-
-    sequence: int
-    time_s: float
-    slot: int
-    verdict: Literal["promoted", "rejected"]
-    update_id: str | None
-    version: int | None
-    parent: int | None
-    who: str
-    reasons: tuple[str, ...]
-    report: dict[str, Any]
-    """The gate's report, empty when it gave none."""
-    lineage: dict[str, Any]
-    """What the version was trained from; empty when it was refused before it was registered."""
-
-    @classmethod
-    def of(cls, record: AuditRecord) -> Self:
-        """The verdict in a `promote` or `reject` record."""
-        detail = record.detail
-        return cls(
-            sequence=record.sequence,
-            time_s=record.time_s,
-            slot=record.slot,
-            verdict="promoted" if record.kind == "promote" else "rejected",
-            update_id=detail["update_id"],
-            version=detail["version"],
-            parent=detail["lineage"].get("parent"),
-            who=record.who,
-            reasons=tuple(detail["reasons"]),
-            report=detail["report"],
-            lineage=detail["lineage"],
-        )
 
 
 def _without(aliases: Mapping[str, int], name: str, version: int) -> dict[str, int]:

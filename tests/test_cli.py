@@ -55,6 +55,21 @@ def test_nobody_there_is_exit_code_3():
     for steering in ("rollback", "pause", "resume"):
         assert run(steering, "--reason", "test", *nowhere).exit_code == 3
         assert run(steering, *nowhere).exit_code == 2  # a reason is asked for
+    assert run("rollout", *nowhere).exit_code == 3
+    for change in ("promote", "pin", "shadow", "retire"):
+        assert run(change, "3", "--reason", "test", *nowhere).exit_code == 3
+        assert run(change, "3", *nowhere).exit_code == 2
+        assert run(change, "three", "--reason", "test", *nowhere).exit_code == 2
+
+
+def test_a_table_of_ones_own_is_read_from_a_file_and_wants_a_reason(tmp_path):
+    nowhere = ("--url", "http://127.0.0.1:9")
+    path = tmp_path / "table.json"
+    missing = run("rollout", "--set", str(path), "--reason", "test", *nowhere)
+    assert (missing.exit_code, str(path) in missing.output) == (2, True)
+    path.write_text('{"everyone": {"3": 1}}')
+    assert "--reason" in run("rollout", "--set", str(path), *nowhere).output
+    assert run("rollout", "--set", str(path), "--reason", "test", *nowhere).exit_code == 3
 
 
 def test_the_example_of_a_real_fleet_is_a_valid_config():

@@ -224,7 +224,7 @@ class UpdateAnswer(Answer):
     kind: str
     """`base` or `update`."""
     verdict: str
-    """`promoted` or `rejected`."""
+    """`promoted`, `rejected`, or `accepted`: on its way by a rollout."""
     version: int | None
     parent: int | None
     who: str
@@ -291,6 +291,8 @@ class Problem(Answer):
     instance: str
     """The path that was asked for."""
     errors: list[FieldProblem] = []
+    report: dict[str, Any] | None = None
+    """The gate's, of a version that it did not let pass."""
 
 
 def json_body(answer: BaseModel | Mapping[str, Any]) -> bytes:

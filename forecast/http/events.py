@@ -1,4 +1,4 @@
-"""GET, POST, DELETE /events and POST /rollout/rollback: what happened, and the way back from it."""
+"""GET, POST, DELETE /events: what happened, and of what came late the way back from it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.params import Depends as Dependency
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from forecast.errors import RequestError, TooLarge, UnknownEvent, Unprocessable
 from forecast.events import KINDS, Event, EventReport, Kind, Told, read_events
 from forecast.http.api import Answer, json_response, rfc3339
-from forecast.http.bodies import read_json, request_id
+from forecast.http.bodies import read_json
 from forecast.http.ingest import JSON, listed
-from forecast.http.queries import Asked, Name
+from forecast.http.queries import Name
 from forecast.http.service import Service
 from forecast.rows import LONGEST_NAME
 from forecast.schema import Reject
@@ -134,22 +134,6 @@ class ToldEvents(Answer):
     events: list[ToldAnswer]
 
 
-class RollbackRequest(Asked):
-    """The body of POST /rollout/rollback."""
-
-    to: int | None = Field(default=None, ge=1)
-    """A version that was champion before; unset, the previous one."""
-    reason: str = Field(min_length=1, max_length=1000)
-
-
-class RollbackAnswer(Answer):
-    """What serves now."""
-
-    champion: int
-    aliases: dict[str, int]
-    revision: int
-
-
 def event_routes(
     service: Service, *, read: Sequence[Dependency], ingest: Sequence[Dependency]
 ) -> APIRouter:
@@ -187,32 +171,6 @@ def event_routes(
         if known is None:
             raise UnknownEvent(f"no event {event_id!r:.80} is known")
         return json_response(EventAnswer(**_fields(known)))
-
-    return router
-
-
-def rollback_routes(service: Service) -> APIRouter:
-    """POST /rollout/rollback."""
-    router = APIRouter()
-
-    @router.post("/rollout/rollback", responses={200: {"model": RollbackAnswer}})
-    async def rollback(request: Request) -> Response:
-        """Let a version serve again that was champion before; what came after it is withdrawn."""
-        try:
-            asked = RollbackRequest.model_validate(await _tree(request))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise Unprocessable(f"{where or 'the body'}: {first['msg']}") from error
-        state = await service.rollback(
-            asked.to, asked.reason, request.state.principal.name, request_id(request)
-        )
-        assert state.champion is not None
-        return json_response(
-            RollbackAnswer(
-                champion=state.champion, aliases=dict(state.aliases), revision=state.revision
-            )
-        )
 
     return router
 

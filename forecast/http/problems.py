@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -65,6 +66,7 @@ def problem(
     path: str,
     *,
     found: Sequence[FieldProblem] = (),
+    report: dict[str, Any] | None = None,
     headers: dict[str, str] | None = None,
 ) -> Response:
     """A problem as a response."""
@@ -75,6 +77,7 @@ def problem(
         detail=detail,
         instance=path,
         errors=list(found),
+        report=report,
     )
     return Response(json_body(body), status, headers, MEDIA_TYPE)
 
@@ -85,7 +88,9 @@ async def _request_error(request: Request, error: Exception) -> Response:
     headers = {"WWW-Authenticate": "Bearer"} if isinstance(cause, NotAuthorized) else {}
     if cause.retry_after_s:
         headers["Retry-After"] = str(cause.retry_after_s)
-    return problem(cause.kind, cause.status, cause.detail, request.url.path, headers=headers)
+    report = getattr(cause, "report", None)
+    path = request.url.path
+    return problem(cause.kind, cause.status, cause.detail, path, report=report, headers=headers)
 
 
 async def _unknown_version(request: Request, error: Exception) -> Response:

@@ -30,23 +30,24 @@ from forecast.registry import UpdateRecord
 from forecast.versions import RegistryState
 
 
-def since_slot(since: str | None, snapshot: Snapshot | None) -> int | None:
+def since_slot(since: str | None, snapshot: Snapshot | None, *, what: str = "since") -> int | None:
     """The slot of a time, or of a duration back from the newest forecast.
 
-    Raises Unprocessable for text that is neither, NotReady while nothing says how long a slot is.
+    Raises Unprocessable for text that is neither, NotReady while nothing says how long a slot is;
+    both name `what` was asked.
     """
     if since is None:
         return None
     if snapshot is None:
-        raise NotReady("`since` needs a first forecast of record", retry_after_s=5)
+        raise NotReady(f"`{what}` needs a first forecast of record", retry_after_s=5)
     try:
         back = -(-seconds(since) // snapshot.step_seconds)
     except ValueError:
-        return _slot_of_time(since, snapshot.step_seconds)
+        return _slot_of_time(since, snapshot.step_seconds, what)
     return max(0, snapshot.slot + 1 - back)
 
 
-def _slot_of_time(text: str, step_seconds: int) -> int:
+def _slot_of_time(text: str, step_seconds: int, what: str) -> int:
     try:
         given = datetime.fromisoformat(text)
         offset = given.utcoffset()
@@ -54,8 +55,8 @@ def _slot_of_time(text: str, step_seconds: int) -> int:
         offset = None
     if offset is None:
         raise Unprocessable(
-            f"`since` is a time with an offset such as 2026-01-01T00:00:00Z, or a duration such as "
-            f"24h, not {text!r:.80}"
+            f"`{what}` is a time with an offset such as 2026-01-01T00:00:00Z, or a duration such "
+            f"as 24h, not {text!r:.80}"
         )
     return max(0, int(given.timestamp() // step_seconds))
 

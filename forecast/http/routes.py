@@ -1,9 +1,10 @@
 """The HTTP routes of one fleet. Everything they need of the system is `Service`.
 
 read     GET, POST /api/v1/forecast; GET /accuracy /audit /events /learning/updates /models
-         /servers /status / /metrics
+         /rollout /servers /status / /metrics
 ingest   POST /api/v1/ingest; POST, DELETE /events
-operate  POST /api/v1/rollout/rollback /learning/pause /learning/resume /backups
+operate  PUT /api/v1/rollout; POST /rollout/{promote,rollback,pin,shadow,retire,resume}
+         /learning/pause /learning/resume /backups
 anybody  /healthz /readyz /docs /openapi.json
 """
 
@@ -24,7 +25,7 @@ from forecast.http.answers import Body
 from forecast.http.auth import Guard, Scope
 from forecast.http.board import Board
 from forecast.http.bodies import FORECAST_BODY, ROWS_BODY, forecast_request, read_body, request_id
-from forecast.http.events import event_routes, rollback_routes
+from forecast.http.events import event_routes
 from forecast.http.learning import steering_routes
 from forecast.http.queries import (
     AccuracyQuery,
@@ -35,6 +36,7 @@ from forecast.http.queries import (
 )
 from forecast.http.reads import Reads, Shortcut, known, respond, told_of
 from forecast.http.records import record_routes
+from forecast.http.rollout import rollout_routes
 from forecast.http.service import Service
 from forecast.record import Snapshot
 
@@ -75,7 +77,7 @@ def make_app(
         (_ingest_routes(service, max_body_bytes), ingest),
         (event_routes(service, read=read, ingest=ingest), []),
         (record_routes(service, read=read, operate=[_needs(guard, "operate")]), []),
-        (rollback_routes(service), [_needs(guard, "operate")]),
+        (rollout_routes(service, read=read, operate=[_needs(guard, "operate")]), []),
         (steering_routes(service), [_needs(guard, "operate")]),
     ):
         app.include_router(router, prefix=_PREFIX, dependencies=needs, responses=told)

@@ -14,6 +14,8 @@ from forecast.events import Event, EventReport, Told
 from forecast.http.api import IngestAnswer
 from forecast.record import Snapshot
 from forecast.registry import UpdateRecord
+from forecast.rolling_out import Action
+from forecast.rollout import Table
 from forecast.touched import Touched
 from forecast.versions import RegistryState
 from forecast.windows import RawWindows
@@ -86,12 +88,52 @@ class Service(Protocol):
         """Forget an event from now on; None for one that is not known."""
         ...
 
+    async def rollout(
+        self, limit: int
+    ) -> tuple[RegistryState, Mapping[str, object] | None, Sequence[AuditRecord]]:
+        """Who answers for whom, how what is in flight compares (None: unknown), last changes."""
+        ...
+
+    async def steer(
+        self,
+        action: Action,
+        *,
+        version: int | None = None,
+        table: Table | None = None,
+        keep: bool = True,
+        reason: str,
+        who: str,
+        request_id: str,
+        expected: str,
+        dry_run: bool,
+    ) -> RegistryState:
+        """Change who answers for whom; the same request id again changes nothing.
+
+        Raises UnknownVersion, PreconditionFailed where `expected` does not stand any more, Conflict
+        for what cannot be, with the gate's report for a version that it did not let pass.
+        """
+        ...
+
     async def rollback(
-        self, to: int | None, reason: str, who: str, request_id: str
+        self,
+        to: int | None,
+        reason: str,
+        who: str,
+        request_id: str,
+        *,
+        expected: str | None = None,
+        dry_run: bool = False,
     ) -> RegistryState:
         """Move the champion back; the same request id again changes nothing.
 
         Raises UnknownVersion, and Conflict for a version that never was champion.
+        """
+        ...
+
+    async def champion_at(self, slot: int) -> int:
+        """The version that was champion after the step of a slot.
+
+        Raises Conflict when there was none, UnknownVersion when its files are gone.
         """
         ...
 

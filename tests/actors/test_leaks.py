@@ -64,6 +64,21 @@ async def test_scrambling_the_future_changes_no_forecast_issued_before(tmp_path,
         assert issued.forecasts != other.forecasts
 
 
+async def test_scrambling_the_future_changes_nothing_before_with_a_rollout_on_its_way(
+    tmp_path, base
+):
+    config = config_of(tmp_path)
+    asked = {"enabled": True, "shadow": 1800, "canary": 300, "canary_share": 0.5}
+    config = config.model_copy(update={"rollout": config.rollout.model_copy(update=asked)})
+    issued, _, told = await _ahead(config, base)
+    assert told["promoted"] == 3  # the base, and by way of shadow and canary two updates
+    assert any(member == "challenger_calibrated" for _, member in issued.forecasts)
+    for after in (START + 18, START + 24):
+        other, _, _ = await _ahead(config, base, replay=scrambled(REPLAY, after))
+        assert issued.until(after) == other.until(after)
+        assert issued.forecasts != other.forecasts
+
+
 async def test_a_planted_leak_is_found_by_scrambling_the_future(tmp_path, base):
     # An update first serves a slot after it was asked for, which knows that slot's label anyway.
     early, config = partial(FreshBuffer, reach=2), config_of(tmp_path)

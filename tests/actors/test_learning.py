@@ -20,6 +20,7 @@ from tests.actors.scenario import small_config, small_replay
 from tests.train.losses_scene import losses
 from train.evidence import unpack
 from train.gate import Evidence
+from train.rollout import RolloutRules
 
 REPLAY = small_replay()
 HOUR = 12
@@ -108,6 +109,9 @@ class _Registry:
 
     async def promote(self, version, **record):
         self.verdicts.append(("promote", version, record))
+
+    async def accept(self, version, **record):
+        self.verdicts.append(("accept", version, record))
 
     async def reject(self, version, **record):
         self.verdicts.append(("reject", version, record))
@@ -382,6 +386,47 @@ async def test_the_gate_goes_by_what_the_config_says(tmp_path):
     [(verdict, _, record)] = scene.registry.verdicts
     assert (verdict, record["report"]["threshold"]) == ("reject", 0.02)
     assert record["report"]["most_weight_move"] == 0.1
+
+
+@pytest.mark.parametrize(("drift", "stage"), [(None, "shadow"), (1020, "canary")])
+async def test_with_a_rollout_what_passes_is_accepted_and_after_a_drift_goes_the_fast_lane(
+    tmp_path, drift, stage
+):
+    scene = _Scene(tmp_path)
+    rules = RolloutRules(
+        shadow=9,
+        canary=3,
+        fast_shadow=0,
+        fast_canary=3,
+        canary_share=0.1,
+        horizon=6,
+        threshold=0.05,
+    )
+    settings = dataclasses.replace(scene.settings, rollout=rules)
+    scene.settings = scene.learning._settings = settings
+    scene.judged_as(Evidence(losses=losses({"challenger": 0.0, "champion": 0.0})))
+    scene.state = dataclasses.replace(scene.state, drift_due=drift)
+    await scene.to(1026 if drift is None else 1003)
+    [(verdict, version, record)] = scene.registry.verdicts
+    assert (verdict, version, record["stage"]) == ("accept", 9, stage)
+    assert (record["canary_share"], record["fast"]) == (0.1, drift is not None)
+
+
+async def test_without_a_champion_that_answers_what_passes_serves_at_once_all_the_same(tmp_path):
+    scene = _Scene(tmp_path)
+    rules = RolloutRules(
+        shadow=9,
+        canary=3,
+        fast_shadow=0,
+        fast_canary=3,
+        canary_share=0.1,
+        horizon=6,
+        threshold=0.05,
+    )
+    scene.learning._settings = dataclasses.replace(scene.settings, rollout=rules)
+    scene.judged_as(Evidence(losses=losses({"challenger": 0.0})))  # the champion's are not finite
+    await scene.to(1026)
+    assert [verdict for verdict, _, _ in scene.registry.verdicts] == ["promote"]
 
 
 async def test_a_disk_that_is_full_fails_the_update_and_not_the_step(tmp_path):

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from forecast.errors import Conflict
+from forecast.errors import Conflict, UnknownVersion
 from forecast.http.auth import Guard
 from forecast.touched import Touched
-from tests.forecast.http.http_scene import WRITE, FakeService, client, problem_of, snapshot
+from tests.forecast.http.http_scene import SLOT, WRITE, FakeService, client, problem_of, snapshot
 
 EVENTS, ROLLBACK = "/api/v1/events", "/api/v1/rollout/rollback"
 OUTAGE = {"id": "e1", "kind": "incident", "servers": ["web-1"], "start": "2026-01-01T08:00:00Z"}
@@ -35,7 +35,12 @@ class EventService(FakeService):
     async def withdraw_event(self, event_id):
         return self.buffer.events.withdraw(event_id)
 
-    async def rollback(self, to, reason, who, request_id):
+    async def champion_at(self, slot):
+        if slot < SLOT - 288:
+            raise UnknownVersion("version 1 was champion then, and its files are gone")
+        return 2
+
+    async def rollback(self, to, reason, who, request_id, *, expected, dry_run):
         if to == 9:
             raise Conflict("version 9 is rejected and never was champion")
         self.rolled_back.append((to, reason, who, request_id))
@@ -141,6 +146,19 @@ async def test_what_is_kept_can_always_be_listed_page_by_page():
 )
 async def test_a_request_that_makes_no_sense_is_a_problem(method, path, body, status, kind):
     problem_of(await send(EventService(), method, path, body), status, kind)
+
+
+async def test_going_back_to_a_time_goes_to_who_was_champion_then():
+    service = EventService()
+    for when in ("12h", "2025-12-31T12:00:00Z"):
+        body = {"to_time": when, "reason": "bad since noon"}
+        assert (await send(service, "POST", ROLLBACK, body)).json()["champion"] == 2
+    assert [to for to, *_ in service.rolled_back] == [2, 2]
+    gone = await send(service, "POST", ROLLBACK, {"to_time": "3d", "reason": "bad for days"})
+    assert "its files are gone" in problem_of(gone, 404, "unknown-version")
+    for wrong in ({"to_time": "soon"}, {"to_time": "12h", "to": 2}):
+        answer = await send(service, "POST", ROLLBACK, {**wrong, "reason": "why not"})
+        assert "to_time" in problem_of(answer, 422, "unprocessable")
 
 
 async def test_who_feeds_the_stream_may_tell_events_and_who_operates_may_go_back(tmp_path):

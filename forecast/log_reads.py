@@ -1,0 +1,49 @@
+"""What the registry's audit log is read for: verdicts, and who was champion when."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from forecast.audit import AuditLog
+from forecast.errors import RegistryError, UnknownVersion
+from forecast.verdicts import VERDICTS, UpdateRecord
+from forecast.versions import RegistryState
+
+
+class LogReads:
+    """The part of a registry that looks back; see `forecast.registry.Registry`."""
+
+    _audit: AuditLog
+    _state: RegistryState
+
+    def updates(self, *, limit: int = 100, since_slot: int | None = None) -> list[UpdateRecord]:
+        """The gate's verdicts of slot `since_slot` or later, newest first."""
+        records = self._audit.records(
+            since_slot=since_slot, kinds=tuple(VERDICTS), newest_first=True
+        )
+        return [UpdateRecord.of(record) for record in islice(records, limit)]
+
+    def verdict(self, update_id: str) -> UpdateRecord | None:
+        """The verdict on one update, if it has one: an update is judged once."""
+        found = (self._audit.find(f"{kind}:{update_id}") for kind in VERDICTS)
+        return next((UpdateRecord.of(record) for record in found if record is not None), None)
+
+    def champion_at(self, slot: int) -> int:
+        """The version that was champion once the step of `slot` was done, in event time.
+
+        Raises RegistryError when there was none yet, UnknownVersion when its files are gone.
+        """
+        for record in self._audit.records(newest_first=True):
+            if record.state is None or record.slot > slot:
+                continue
+            version = RegistryState.from_json(record.state).champion
+            if version is None:
+                break
+            if all(info.version != version for info in self._state.versions):
+                known = ", ".join(str(info.version) for info in self._state.versions)
+                raise UnknownVersion(
+                    f"version {version} was champion at slot {slot}, and its files are gone; "
+                    f"kept are {known}"
+                )
+            return version
+        raise RegistryError(f"there was no champion at slot {slot} yet")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from actors.ray_metrics import Publisher
 from actors.settings import Settings
 from actors.state import StateFile
 from actors.telemetry import Durations
+from connect.webhook import Outbox, Webhook
 
 log = logging.getLogger("fleetcast.controller")
 
@@ -39,8 +40,11 @@ class ControllerActor:
         registry: Any,
         settings: Settings,
         state_path: Path,
+        webhook: Mapping[str, Any] | None = None,
     ) -> None:
         self._buffer = buffer
+        # Without a webhook nobody would take anything: people are told by logs, API and metrics.
+        outbox = None if webhook is None else Outbox(state_path.with_name("notices.json"))
         self._controller = _Timed(
             self._stepped,
             buffer=buffer,
@@ -51,6 +55,7 @@ class ControllerActor:
             state=StateFile(state_path),
             settings=settings,
             now=time.time,
+            outbox=outbox,
         )
         self._steps = 0
         self._failures = 0
@@ -73,6 +78,10 @@ class ControllerActor:
             own=self.status,
         )
         self._loop = asyncio.get_running_loop().create_task(self._run())
+        self._notifying = None
+        if webhook is not None and outbox is not None:
+            sending = Webhook(**webhook).run(outbox)
+            self._notifying = asyncio.get_running_loop().create_task(sending)
         self._publishing = asyncio.get_running_loop().create_task(self._publisher.run())
 
     async def status(self) -> dict[str, Any]:
@@ -91,6 +100,7 @@ class ControllerActor:
             "waited_seconds": self._waited_s,
             "started_at": self._started_at,
             "restarts": dict(self._publisher.restarts),
+            **self._controller.safety,
         }
 
     async def drift(self) -> dict[str, Any]:
@@ -99,7 +109,8 @@ class ControllerActor:
 
     async def close(self) -> None:
         """Stop stepping, between two steps or within one: a step cut short is done again."""
-        tasks = (self._loop, self._publishing)
+        tasks = [self._loop, self._publishing]
+        tasks += [] if self._notifying is None else [self._notifying]
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from forecast.errors import StateError
 from forecast.storage import DISK, Disk, write_atomic
+from train.breaker import Breaker
 
 _FORMAT = 1
 
@@ -44,6 +45,13 @@ class ControllerState:
     """The slot of a confirmed drift that asks for a training, which was not started yet."""
     drift_since: int | None = None
     """Since when the fleet is another, by its last drift."""
+    twin_slot: int | None = None
+    """Which packed state of the gain against the twin belongs to this one."""
+    breaker: Breaker = field(default_factory=Breaker)
+    seen_revision: int | None = None
+    """The registry's, up to which rollbacks, pauses and resumes were taken in."""
+    quiet_slot: int | None = None
+    """When people were last told that no update was accepted."""
 
 
 class StateFile:
@@ -65,6 +73,8 @@ class StateFile:
             if tree.pop("format") != _FORMAT:
                 raise StateError(f"{self._path}: unknown format")
             pending = tree.pop("pending")
+            if (breaker := tree.pop("breaker", None)) is not None:
+                tree["breaker"] = Breaker(tuple(breaker["failures"]), breaker["opened"])
             return ControllerState(pending=None if pending is None else Pending(**pending), **tree)
         except (ValueError, KeyError, TypeError) as error:
             raise StateError(f"{self._path}: damaged: {error}") from error

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from forecast.config_learning import OnlineLearning
+from forecast.config_safety import BreakerConfig, NotifyConfig, TwinConfig
 from forecast.schema import Metric, Schema
 from forecast.section import Section
 
@@ -238,6 +239,9 @@ class Config(Section):
     trainer: TrainerConfig = TrainerConfig()
     online_learning: OnlineLearning = OnlineLearning()
     ensemble: EnsembleConfig = EnsembleConfig()
+    twin: TwinConfig = TwinConfig()
+    breaker: BreakerConfig = BreakerConfig()
+    notify: NotifyConfig = NotifyConfig()
     serve: ServeConfig = ServeConfig()
     limits: LimitsConfig = LimitsConfig()
 

@@ -22,7 +22,7 @@ from forecast.ensemble import Rule, Weights, by_rule, combine
 from forecast.metrics import FloatArray
 from forecast.packing import pack, unpack
 from forecast.places import aligned
-from forecast.record import CHAMPION, ENSEMBLE, Float32Array, ForecastBlock
+from forecast.record import CHAMPION, ENSEMBLE, SHADOWS, Float32Array, ForecastBlock
 from forecast.rounding import as_recorded
 from forecast.schema import Schema
 
@@ -87,13 +87,14 @@ class Derived:
     def derive(self, blocks: Sequence[ForecastBlock]) -> tuple[ForecastBlock, ...]:
         """The blocks of one origin with the derived ones, which come after their parts.
 
-        All blocks name the same servers in the same order, and versions come newest first. Without
-        a champion nothing is derived.
+        All blocks but the shadows' name the same servers in the same order, and versions come
+        newest first. Without a champion nothing is derived.
         """
         parts = parts_of(blocks)
         champion = next((block for block in parts if block.member == CHAMPION), None)
         if champion is None:
             return tuple(blocks)
+        own = [block for block in blocks if block.member not in DERIVED]
         if self.rule == "recency":
             parts = [one for one in parts if one.version is not None][::-1]
         servers, names = champion.servers, tuple(block.member for block in parts)
@@ -113,7 +114,7 @@ class Derived:
             versions=versions,
             weights=np.ascontiguousarray(shown, np.float32),
         )
-        return (*parts_of(blocks), calibrated, ensemble)
+        return (*own, calibrated, ensemble)
 
     def recorded(self, blocks: Sequence[ForecastBlock]) -> tuple[ForecastBlock, ...]:
         """What is of record: the members' blocks and what is derived of them, all of them rounded.
@@ -190,8 +191,8 @@ class Derived:
 
 
 def parts_of(blocks: Sequence[ForecastBlock]) -> list[ForecastBlock]:
-    """The blocks that no other was made into."""
-    return [block for block in blocks if block.member not in DERIVED]
+    """The blocks that the ensemble is made of: not what is derived, and no shadow."""
+    return [block for block in blocks if block.member not in (*DERIVED, *SHADOWS)]
 
 
 def _complete(blocks: Sequence[ForecastBlock]) -> bool:

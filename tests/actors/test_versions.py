@@ -134,7 +134,13 @@ async def test_versions_on_disk_are_those_that_issue_and_a_restart_changes_no_bi
             np.testing.assert_array_equal(one.values, two.values)
             np.testing.assert_array_equal(one.weights, two.weights)
     folder = config.artifacts_dir / config.panel.name
-    assert sorted(int(path.name) for path in folder.iterdir() if path.is_dir()) == [1, 2, 3, 4, 5]  # 2 made forecasts that have not matured yet
+    assert sorted(int(path.name) for path in folder.iterdir() if path.is_dir()) == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]  # 2 made forecasts that have not matured yet
 
 
 async def test_answers_list_every_version_and_one_that_is_damaged_is_left_out(

@@ -12,7 +12,7 @@ class TwinConfig(Section):
 
     enabled: bool = True
     share: float = Field(default=0.05, gt=0, le=1)
-    """Of each role's servers, at least one; of the fleet at least 20 servers."""
+    """Of each role's servers, at least one; of the fleet at least 12."""
     hours: int = Field(default=72, ge=0)
     """With the champion below the twin for so long, beyond noise, the anchor is restored and
     promotion pauses; 0: the gain is only told."""

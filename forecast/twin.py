@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
-FEWEST = 20
+FEWEST = 12
 """Servers at least, over all roles: a smaller fleet is all of it."""
 
 

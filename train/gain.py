@@ -3,7 +3,7 @@
     score of a slot ──► add ──► the open block, server by server
                                   │ close, at its end
                                   ▼
-                                blocks of a quarter of a day, role by role ──► told: gain, interval
+                                blocks of a horizon, role by role ──► told: gain, interval
                                   │ the last hours
                                   ▼
                                 below: learning did harm, beyond noise
@@ -26,12 +26,17 @@ from forecast.packing import pack, unpack
 from forecast.record import CHAMPION, TWIN
 from forecast.scoring import ServerSums, StepReport
 from forecast.versions import BASE
-from train.paired import LEAST_BLOCKS, Losses, compare
+from train.paired import LEAST_BLOCKS, LEVEL, Losses, quantile, relative, resamples
 
-_HOURS = 6
-"""Of a block, and a horizon at least."""
 _LOSS, _TWIN_LOSS, _SIZE, _CELLS = range(4)
 _WIDTH = 4
+
+_ERRORS = 4.0
+"""Standard errors below zero that are harm: it is asked again each day, and undone at night."""
+_SURER = _ERRORS / 1.645
+"""How much further that is than a bound of 95 %, one-sided, for a normal error."""
+_TOLD_HOURS = 6
+"""How often the gains are worked out anew."""
 
 FLEET = "all"
 """In place of a role: all of them."""
@@ -64,14 +69,14 @@ class GainRules:
     per_hour: int
     hours: int = 72
     """So long below zero is harm."""
-    days: int = 28
+    days: int = 14
     """So much is told of."""
     seed: int = 7
 
     @property
     def block(self) -> int:
-        """Slots of a block: a quarter of a day, and a horizon at least."""
-        return max(self.horizon, _HOURS * self.per_hour)
+        """Slots of a block: an hour, and a horizon at least."""
+        return max(self.horizon, self.per_hour)
 
     @property
     def blocks(self) -> int:
@@ -98,15 +103,18 @@ class GainTracker:
         self._blocks: list[int] = []
         self._sums = np.zeros((0, 0, len(self.rules.targets), _WIDTH))
         self._open: ServerSums | None = None
-        self._seen, self._from = -1, -1
+        self._seen, self._from = -2, -1
         self._harm_from = -1
 
     def of(self, version: int | None) -> None:
         """From now on the twin is this version: what was known of another one goes."""
-        if version is not None and version != self.version:
+        if version is None or version == self.version:
+            return
+        if self.version is not None:
             # What is scored next was issued by the one before, until its last steps have come.
-            self._clear(stale=self.version is not None)
-            self._told, self.version = {}, version
+            self._clear(stale=True)
+            self._told = {}
+        self.version = version
 
     def add(self, report: StepReport) -> None:
         """Take in what a slot's score says; one that was taken in before changes nothing."""
@@ -154,14 +162,17 @@ class GainTracker:
             self._blocks.append(slot // self.rules.block)
             self._trim(slot)
         self._open = None
-        self._told = self._tell(slot)
+        if self._passes(slot, _TOLD_HOURS):
+            self._told = self._tell(slot)
 
     def harmful(self, slot: int) -> Gain | None:
         """The gain over the last `hours` where learning did harm all the time, beyond noise.
 
-        Every block of them was scored, each third of them lies below zero, and so does the upper
-        bound of all together. One bad day is not enough, and neither is a worse one by chance.
+        Asked once a day. Every block of them was scored, each third of them lies below zero, and
+        all together `_ERRORS` standard errors below. One bad day is not enough, however bad.
         """
+        if not self._passes(slot, 24):
+            return None
         count, last = self.rules.blocks, slot // self.rules.block
         recent = self._blocks[-count:]
         whole = recent == list(range(last - count + 1, last + 1))
@@ -171,8 +182,15 @@ class GainTracker:
         thirds = np.array_split(sums, 3)
         if any(_point(third) >= 0 for third in thirds):
             return None
-        gain = self._gain(sums, slot)
-        return gain if gain is not None and gain.upper < 0 else None
+        gain = _gains(sums, self._roles, self.rules, slot).get(FLEET)
+        if gain is None or gain.ratio + _SURER * (gain.upper - gain.ratio) >= 0:
+            return None
+        return gain
+
+    def _passes(self, slot: int, hours: int) -> bool:
+        """Whether a multiple of so many hours lies in the block that ends with this slot."""
+        every, end = hours * self.rules.per_hour, slot + 1
+        return end // every > (end - self.rules.block) // every
 
     def acted(self, slot: int) -> None:
         """What was harmful until this slot was undone: judge anew from the next block on."""
@@ -226,38 +244,39 @@ class GainTracker:
 
     def _tell(self, slot: int) -> dict[str, Gain]:
         """The gain of the fleet, and of each role where there are several."""
-        found = {FLEET: self._gain(self._sums, slot)}
-        for row, role in enumerate(self._roles if len(self._roles) > 1 else ()):
-            if role and role != FLEET:
-                found[role] = self._gain(self._sums[:, row : row + 1], slot)
-        return {role: gain for role, gain in found.items() if gain is not None}
+        return _gains(self._sums, self._roles, self.rules, slot)
 
-    def _gain(self, sums_BRT: Float64Array, slot: int) -> Gain | None:
-        if len(sums_BRT) < LEAST_BLOCKS:
-            return None
-        losses = Losses(
-            targets=self.rules.targets,
-            roles=("",),
-            windows=0,
-            nominal=None,
-            size_BRT=sums_BRT[..., _SIZE].sum(1, keepdims=True),
-            cells_BRT=sums_BRT[..., _CELLS].sum(1, keepdims=True),
-            pinball={
-                "champion": sums_BRT[..., _LOSS].sum(1, keepdims=True),
-                "twin": sums_BRT[..., _TWIN_LOSS].sum(1, keepdims=True),
-            },
-            inside={},
-        )
-        found = compare(losses, "champion", "twin", seed=self.rules.seed + slot)
-        if found is None or not np.isfinite([found.change, found.lower, found.upper]).all():
-            return None
-        return Gain(
-            ratio=0.0 - found.change,
-            lower=0.0 - found.upper,
-            upper=0.0 - found.lower,
-            cells=losses.n,
-            blocks=losses.blocks,
-        )
+
+def _gains(
+    sums_BRT: Float64Array, roles: tuple[str, ...], rules: GainRules, slot: int
+) -> dict[str, Gain]:
+    """Gains by role, the fleet's under `FLEET`; of what nothing can be told there is none."""
+    if len(sums_BRT) < LEAST_BLOCKS:
+        return {}
+    losses = Losses(
+        targets=rules.targets,
+        roles=roles,
+        windows=0,
+        nominal=None,
+        size_BRT=sums_BRT[..., _SIZE],
+        cells_BRT=sums_BRT[..., _CELLS],
+        pinball={"champion": sums_BRT[..., _LOSS], "twin": sums_BRT[..., _TWIN_LOSS]},
+        inside={},
+    )
+    times = resamples(losses.blocks, seed=rules.seed + slot)
+    changes = relative(losses, "champion", "twin", times)
+    cells = losses.cells_BRT.sum(axis=(0, 2)).astype(int).tolist()
+    named = {FLEET: (0, sum(cells))}
+    for row, role in enumerate(roles if len(roles) > 1 else ()):
+        if role and role != FLEET:
+            named[role] = (1 + row, cells[row])
+    found = {}
+    for role, (column, count) in named.items():
+        drawn = changes[1:, column]
+        point, low, high = changes[0, column], quantile(drawn, 1 - LEVEL), quantile(drawn, LEVEL)
+        if np.isfinite([point, low, high]).all():
+            found[role] = Gain(0.0 - float(point), 0.0 - high, 0.0 - low, count, losses.blocks)
+    return found
 
 
 def _point(sums_BRT: Float64Array) -> float:

@@ -16,6 +16,7 @@ from actors.settings import Settings
 from actors.state import StateFile
 from actors.telemetry import Durations
 from connect.webhook import Outbox, Webhook
+from forecast.errors import StateError
 
 log = logging.getLogger("fleetcast.controller")
 
@@ -44,7 +45,7 @@ class ControllerActor:
     ) -> None:
         self._buffer = buffer
         # Without a webhook nobody would take anything: people are told by logs, API and metrics.
-        outbox = None if webhook is None else Outbox(state_path.with_name("notices.json"))
+        outbox = None if webhook is None else _outbox(state_path.with_name("notices.json"))
         self._controller = _Timed(
             self._stepped,
             buffer=buffer,
@@ -141,6 +142,17 @@ class ControllerActor:
                 self._error = f"{type(error).__name__}: {error}"
                 await asyncio.sleep(_BACKOFF_S[min(tries, len(_BACKOFF_S) - 1)])
                 tries += 1
+
+
+def _outbox(path: Path) -> Outbox:
+    """The notices that wait; a damaged file is put aside: to step is more than to tell."""
+    try:
+        return Outbox(path)
+    except StateError as error:
+        aside = path.with_suffix(".damaged")
+        log.error("notices begin anew, what waited is in %s: %s", aside, error)
+        path.replace(aside)
+        return Outbox(path)
 
 
 class _Timed(Controller):

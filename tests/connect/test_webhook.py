@@ -1,4 +1,4 @@
-"""Notices reach a real HTTP server: once where it takes them, a bounded number of times where not."""
+"""Notices reach a real HTTP server: once where it takes them, a bounded number of times else."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class Receiver:
         body = await reader.readexactly(int(headers["content-length"]))
         self.came.append((headers["idempotency-key"], json.loads(body)))
         status = self.statuses.pop(0) if self.statuses else 200
-        writer.write(f"HTTP/1.1 {status} x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
+        writer.write(
+            f"HTTP/1.1 {status} x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode()
+        )
         await writer.drain()
         writer.close()
         await writer.wait_closed()

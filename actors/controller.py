@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,8 +27,10 @@ import numpy as np
 from actors.drift import DriftWatch
 from actors.learning import Learning
 from actors.rollout import RolloutLine
+from actors.safety import Safety
 from actors.settings import Settings
 from actors.state import ControllerState, StateFile
+from connect.webhook import Outbox
 from forecast.errors import ArtifactError, StateError, UnknownVersion
 from forecast.members import SEASONAL_NAIVE, Members, MemberTables, blocks_of_record
 from forecast.record import CHAMPION, ENSEMBLE, Snapshot
@@ -56,6 +58,7 @@ class Controller:
         state: StateFile,
         settings: Settings,
         now: Callable[[], float],
+        outbox: Outbox | None = None,
     ) -> None:
         self._buffer, self._ledger = buffer, ledger
         self._registry = registry
@@ -68,6 +71,14 @@ class Controller:
         )
         self._rollout = RolloutLine(
             buffer=buffer, registry=registry, members=members, settings=settings
+        )
+        self._safety = Safety(
+            buffer=buffer,
+            ledger=ledger,
+            registry=registry,
+            file=state,
+            settings=settings,
+            outbox=outbox,
         )
         self._file = state
         self._state = state.load()
@@ -103,6 +114,11 @@ class Controller:
         return self._rollout.told()
 
     @property
+    def safety(self) -> dict[str, Any]:
+        """Where twin, breaker and notices stand, for people."""
+        return self._safety.told(self._state)
+
+    @property
     def last_failure(self) -> str | None:
         """Why the last training failed; None once one did not."""
         return self._learning.last_failure
@@ -132,7 +148,7 @@ class Controller:
             )
 
     async def step(self, slot: int) -> None:
-        """One slot: score, learn, issue, commit, publish."""
+        """One slot: score, guard, learn, issue, commit, publish."""
         report = await self._score(slot)
         state = replace(self._state, slot=slot)
         if self._members.champion is not None and slot > self._learning.learned_to:
@@ -141,10 +157,13 @@ class Controller:
             state = await self._rollout.step(report, state)
             # A step done again finds the new champion: this one must, too.
             await self._refresh_members()
+        state = await self._safety.step(report, state, self._state)
         state = await self._learning.step(state)
+        state = await self._safety.learned(self._learning.outcome, state)
         snapshot = await self._issue(slot)
         state = self._rollout.settled(state, self._known)
         await self._drift.save(state)
+        await self._safety.save(state)
         self._commit(state)
         await self._ledger.publish.remote(snapshot)
         self._published = slot
@@ -198,7 +217,9 @@ class Controller:
                 log.error("version %s refused: %s", servable.version, error)
                 self._refused.add(servable.version)
                 continue
-            self._members.swap(servable.version, await self._beside(state, servable.version))
+            beside = await self._beside(state, servable.version)
+            twin = await self._twin(state, (servable.version, *beside.values()))
+            self._members.swap(servable.version, beside, twin)
             self._revision, self._known = state.revision, state
             self._learning.champion_is(servable.artifact.manifest.get("lineage", {}))
             return
@@ -209,19 +230,30 @@ class Controller:
         beside = state.beside(champion, self.settings.beside)
         beside |= state.rollout.trials(champion, beside.values())
         for member, version in beside.items():
-            if version in self._refused:
-                continue
-            try:
-                if not self._members.loaded(version):
-                    artifact = await self._registry.load.remote(version)
-                    held = (champion, *found.values())
-                    await asyncio.to_thread(self._members.load, version, artifact, holding=held)
-            except (ArtifactError, UnknownVersion) as error:
-                log.error("version %s is left out of the ensemble: %s", version, error)
-                self._refused.add(version)
-                continue
-            found[member] = version
+            if await self._loaded(version, "the ensemble", (champion, *found.values())):
+                found[member] = version
         return found
+
+    async def _twin(self, state: RegistryState, issuing: Sequence[int]) -> int | None:
+        """The base, to issue on a few servers; None where it issues on all, or cannot be loaded."""
+        base = state.aliases.get("base")
+        if base is None or base in issuing or not self.settings.twin_share:
+            return None
+        return base if await self._loaded(base, "the comparison", issuing) else None
+
+    async def _loaded(self, version: int, what: str, held: Sequence[int]) -> bool:
+        """Load a version beside those that are held; one that cannot be is left out of `what`."""
+        if version in self._refused:
+            return False
+        try:
+            if not self._members.loaded(version):
+                artifact = await self._registry.load.remote(version)
+                await asyncio.to_thread(self._members.load, version, artifact, holding=held)
+        except (ArtifactError, UnknownVersion) as error:
+            log.error("version %s is left out of %s: %s", version, what, error)
+            self._refused.add(version)
+            return False
+        return True
 
     async def _issue(self, slot: int) -> Snapshot:
         """The fleet's forecasts of record for this slot, on the ledger, and their snapshot."""
@@ -244,6 +276,7 @@ class Controller:
                 schema=settings.schema,
                 levels=settings.levels,
                 ready=ready,
+                twin_share=settings.twin_share,
             )
             if not of_record or await self._rollout.sound(blocks, self._known, slot):
                 break
@@ -289,3 +322,4 @@ class Controller:
         self._file.save(state)
         self._state = state
         self._drift.committed(state)
+        self._safety.committed(state)

@@ -13,6 +13,7 @@ from typing import Any
 from forecast.artifact import Artifact
 from forecast.audit import AuditLog, AuditRecord
 from forecast.errors import ArtifactError
+from forecast.log_reads import Change
 from forecast.registry import Registry, RegistryState, Servable, UpdateRecord
 from forecast.rolling_out import Action
 from forecast.storage import HANDOVER_S, OwnerLock
@@ -136,6 +137,10 @@ class RegistryActor:
         key = f"{event_id}:{known}"
         self._registry.note("event_late", slot=known, detail=detail, who=who, key=key)
         return found
+
+    async def changes(self, since_revision: int) -> list[Change]:
+        """Rollbacks, pauses and resumes after a revision; see `Registry.changes`."""
+        return self._registry.changes(since_revision)
 
     async def champion_at(self, slot: int) -> int:
         """Who was champion after a slot's step; see `Registry.champion_at`."""

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from forecast.config_learning import OnlineLearning
 from forecast.config_rollout import RolloutConfig
+from forecast.config_safety import BreakerConfig, NotifyConfig, TwinConfig
 from forecast.durations import Duration
 from forecast.durations import seconds as seconds
 from forecast.schema import Metric, Schema
@@ -217,6 +218,9 @@ class Config(Section):
     online_learning: OnlineLearning = OnlineLearning()
     ensemble: EnsembleConfig = EnsembleConfig()
     rollout: RolloutConfig = RolloutConfig()
+    twin: TwinConfig = TwinConfig()
+    breaker: BreakerConfig = BreakerConfig()
+    notify: NotifyConfig = NotifyConfig()
     serve: ServeConfig = ServeConfig()
     limits: LimitsConfig = LimitsConfig()
 

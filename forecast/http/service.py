@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,6 +161,10 @@ class Service(Protocol):
         self, since_slot: int | None, server: str | None, target: str | None
     ) -> AccuracyReport:
         """Errors per member and horizon."""
+        ...
+
+    async def learning(self) -> Mapping[str, Any] | None:
+        """Where breaker and twin stand, times as slots; None while the controller is silent."""
         ...
 
     async def drift(self) -> Mapping[str, object]:

@@ -13,7 +13,10 @@ from forecast.versions import RegistryState
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A rollback, a pause or a resume, as those who act on it read it."""
+    """A rollback, a pause or a resume, as those who act on it read it.
+
+    What a rollout takes back from its canary cohort is a rollback too: it had answered.
+    """
 
     kind: str
     slot: int
@@ -50,11 +53,15 @@ class LogReads:
                 continue
             if record.state["revision"] <= since_revision:
                 break
-            if record.kind in ("rollback", "pause", "resume"):
-                reason, state = str(record.detail["reason"]), record.state
+            kind, told = record.kind, record.detail
+            if (kind, told.get("action"), told.get("stage")) == ("rollout", "back", "canary"):
+                kind, told = "rollback", {"reason": "; ".join(told["reasons"])}
+            if kind in ("rollback", "pause", "resume"):
+                reason, state = str(told["reason"]), record.state
                 champion = state["aliases"].get("champion")
-                told = (record.kind, record.slot, record.who, reason, state["revision"], champion)
-                found.append(Change(*told))
+                found.append(
+                    Change(kind, record.slot, record.who, reason, state["revision"], champion)
+                )
         return found[::-1]
 
     def champion_at(self, slot: int) -> int:

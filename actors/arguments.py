@@ -12,6 +12,7 @@ from forecast.clock import slots_per_day
 from forecast.config import Config
 from forecast.derived import Limits
 from forecast.lineup import versions_beside
+from train.breaker import BreakerRules
 from train.drift_rules import DriftRules
 from train.rollout import RolloutRules
 
@@ -197,6 +198,9 @@ def settings(config: Config) -> Settings:
         seed=config.training.seed,
         beside=versions_beside(config),
         precision=config.serve.precision,
+        twin_share=config.twin.share if config.twin.enabled else 0.0,
+        twin_hours=config.twin.hours,
+        breaker=breaker_rules(config) if config.breaker.enabled else None,
         drift=drift_rules(config) if online.drift_detection_enabled else None,
         rollout=rollout_rules(config) if config.rollout.enabled else None,
     )
@@ -235,9 +239,32 @@ def drift_rules(config: Config) -> DriftRules:
     )
 
 
+def breaker_rules(config: Config) -> BreakerRules:
+    """When learning stops after failures."""
+    per_hour = max(1, 3600 // config.panel.step)
+    return BreakerRules(
+        failures=config.breaker.failures,
+        window=config.breaker.window_hours * per_hour,
+        cooldown=config.breaker.cooldown_hours * per_hour,
+    )
+
+
 def controller(config: Config) -> dict[str, Any]:
     """Constructor arguments of ControllerActor, but for the handles."""
-    return {"settings": settings(config), "state_path": config.panel_dir / "state.json"}
+    return {
+        "settings": settings(config),
+        "state_path": config.panel_dir / "state.json",
+        "webhook": webhook(config),
+    }
+
+
+def webhook(config: Config) -> dict[str, Any] | None:
+    """Constructor arguments of the webhook; None where there is none."""
+    notify = config.notify
+    if notify.webhook_url is None:
+        return None
+    url = notify.webhook_url.get_secret_value()
+    return {"url": url, "timeout_s": notify.timeout_seconds, "tries": notify.tries}
 
 
 def trainer_resources(config: Config) -> dict[str, float]:

@@ -26,10 +26,13 @@ import numpy as np
 
 from actors.drift import DriftWatch
 from actors.learning import Learning
+from actors.loading import Loading
 from actors.rollout import RolloutLine
+from actors.safety import Safety
 from actors.settings import Settings
 from actors.state import ControllerState, StateFile
-from forecast.errors import ArtifactError, StateError, UnknownVersion
+from connect.webhook import Outbox
+from forecast.errors import StateError
 from forecast.members import SEASONAL_NAIVE, Members, MemberTables, blocks_of_record
 from forecast.record import CHAMPION, ENSEMBLE, Snapshot
 from forecast.scoring import StepReport
@@ -42,7 +45,7 @@ _FORECASTABLE = ("active", "stale")
 """A silent server has its context still; its answer says that it is stale."""
 
 
-class Controller:
+class Controller(Loading):
     """Runs `step` over every closed slot. Handles are Ray actors or `LocalHandle`s alike."""
 
     def __init__(
@@ -56,6 +59,7 @@ class Controller:
         state: StateFile,
         settings: Settings,
         now: Callable[[], float],
+        outbox: Outbox | None = None,
     ) -> None:
         self._buffer, self._ledger = buffer, ledger
         self._registry = registry
@@ -68,6 +72,14 @@ class Controller:
         )
         self._rollout = RolloutLine(
             buffer=buffer, registry=registry, members=members, settings=settings
+        )
+        self._safety = Safety(
+            buffer=buffer,
+            ledger=ledger,
+            registry=registry,
+            file=state,
+            settings=settings,
+            outbox=outbox,
         )
         self._file = state
         self._state = state.load()
@@ -103,6 +115,11 @@ class Controller:
         return self._rollout.told()
 
     @property
+    def safety(self) -> dict[str, Any]:
+        """Where twin, breaker and notices stand, for people."""
+        return self._safety.told(self._state)
+
+    @property
     def last_failure(self) -> str | None:
         """Why the last training failed; None once one did not."""
         return self._learning.last_failure
@@ -132,7 +149,7 @@ class Controller:
             )
 
     async def step(self, slot: int) -> None:
-        """One slot: score, learn, issue, commit, publish."""
+        """One slot: score, guard, learn, issue, commit, publish."""
         report = await self._score(slot)
         state = replace(self._state, slot=slot)
         if self._members.champion is not None and slot > self._learning.learned_to:
@@ -141,10 +158,13 @@ class Controller:
             state = await self._rollout.step(report, state)
             # A step done again finds the new champion: this one must, too.
             await self._refresh_members()
+        state = await self._safety.step(report, state, self._state)
         state = await self._learning.step(state)
+        state = await self._safety.learned(self._learning.outcome, state)
         snapshot = await self._issue(slot)
         state = self._rollout.settled(state, self._known)
         await self._drift.save(state)
+        await self._safety.save(state)
         self._commit(state)
         await self._ledger.publish.remote(snapshot)
         self._published = slot
@@ -182,47 +202,6 @@ class Controller:
         report: StepReport = await self._ledger.score.remote(due, actuals, masked)
         return report
 
-    async def _refresh_members(self) -> None:
-        """Load what should serve beside the old version and swap.
-
-        A version that cannot be loaded is refused by name, and the last good one is asked for.
-        """
-        while True:
-            pulled = await self._registry.pull_if_newer.remote(self._revision, tuple(self._refused))
-            if pulled is None:
-                return
-            state, servable = pulled
-            try:
-                await asyncio.to_thread(self._members.load, servable.version, servable.artifact)
-            except ArtifactError as error:
-                log.error("version %s refused: %s", servable.version, error)
-                self._refused.add(servable.version)
-                continue
-            self._members.swap(servable.version, await self._beside(state, servable.version))
-            self._revision, self._known = state.revision, state
-            self._learning.champion_is(servable.artifact.manifest.get("lineage", {}))
-            return
-
-    async def _beside(self, state: RegistryState, champion: int) -> dict[str, int]:
-        """The versions that issue beside this champion, loaded; one that cannot be is left out."""
-        found: dict[str, int] = {}
-        beside = state.beside(champion, self.settings.beside)
-        beside |= state.rollout.trials(champion, beside.values())
-        for member, version in beside.items():
-            if version in self._refused:
-                continue
-            try:
-                if not self._members.loaded(version):
-                    artifact = await self._registry.load.remote(version)
-                    held = (champion, *found.values())
-                    await asyncio.to_thread(self._members.load, version, artifact, holding=held)
-            except (ArtifactError, UnknownVersion) as error:
-                log.error("version %s is left out of the ensemble: %s", version, error)
-                self._refused.add(version)
-                continue
-            found[member] = version
-        return found
-
     async def _issue(self, slot: int) -> Snapshot:
         """The fleet's forecasts of record for this slot, on the ledger, and their snapshot."""
         settings = self.settings
@@ -244,6 +223,7 @@ class Controller:
                 schema=settings.schema,
                 levels=settings.levels,
                 ready=ready,
+                twin_share=settings.twin_share,
             )
             if not of_record or await self._rollout.sound(blocks, self._known, slot):
                 break
@@ -289,3 +269,4 @@ class Controller:
         self._file.save(state)
         self._state = state
         self._drift.committed(state)
+        self._safety.committed(state)

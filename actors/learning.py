@@ -23,6 +23,7 @@ from forecast.errors import ArtifactError, FleetcastError, NothingNew
 from forecast.hours import Hours
 from forecast.members import Members
 from forecast.versions import RegistryState
+from train.breaker import Outcome, fault_of
 from train.evidence import decided_from, pack
 from train.gate import Decision, decide
 from train.jobs import BaseJob, Result, UpdateJob
@@ -49,6 +50,8 @@ class Learning(Drawing):
         """The slot at which the champion's training was asked for; -1 without one."""
         self.training: asyncio.Future[Any] | None = None
         """The training under way; None when there is none."""
+        self.outcome: Outcome | None = None
+        """How the training ended that came to its end in the last step; None where none did."""
         self._full_slot: int | None = None
         self._waits = False
 
@@ -62,7 +65,7 @@ class Learning(Drawing):
 
         After a confirmed drift a training waits for nothing but the one under way.
         """
-        slot = state.slot
+        slot, self.outcome = state.slot, None
         assert slot is not None
         state = self._counted(state)
         if state.pending is None and slot <= self.learned_to:
@@ -77,9 +80,11 @@ class Learning(Drawing):
                 state = replace(state, last_full_slot=slot)
         if state.pending is None:
             return state
-        if await self._registry.verdict.remote(state.pending.update_id) is not None:
+        verdict = await self._registry.verdict.remote(state.pending.update_id)
+        if verdict is not None:
             # Judged in a step that was cut short after the verdict: once is enough.
             self.training = None
+            self.outcome = Outcome(fault_of(verdict.report)) if verdict.report else None
             return replace(state, pending=None)
         work = self._work(state.pending)
         late = self._settings.when_late == "continue" and not work.done()
@@ -103,11 +108,14 @@ class Learning(Drawing):
         return replace(state, last_full_slot=found)
 
     async def _startable(self, state: ControllerState) -> Pending | None:
-        """What is due, unless learning is paused or the disk too full for another version."""
+        """What is due, unless learning is held back or the disk too full for another version."""
         pending = await self._due(state)
         if pending is None:
             return None
+        rules = self._settings.breaker
         if pending.kind != "base":
+            if rules is not None and not state.breaker.allows(pending.asked_slot, rules):
+                return None
             paused = (await self._registry.state.remote()).paused
             if paused is not None and paused.learning:
                 return None
@@ -236,6 +244,7 @@ class Learning(Drawing):
         else:
             kind, self.last_failure = "update_failed", f"{pending.update_id} failed: {error}"
             log.warning("%s", self.last_failure, extra=told)
+            self.outcome = Outcome(self.last_failure)
         detail = {"update_id": pending.update_id, "reason": str(error)}
         await self._registry.note.remote(kind, slot=slot, detail=detail)
 
@@ -297,7 +306,7 @@ class Learning(Drawing):
                 verdict, said = self._registry.accept, "accepted"
                 record |= way
         await verdict.remote(version, who="gate", report=report, anchor=becomes, **record)
-        self.last_failure = None
+        self.last_failure, self.outcome = None, Outcome(fault_of(report))
         told = {"update_id": pending.update_id, "slot": slot, "version": version}
         log.info("%s %s: %s", pending.update_id, said, "; ".join(decision.reasons), extra=told)
 

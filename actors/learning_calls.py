@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from actors import handles
-from forecast.errors import Conflict, RegistryError, UnknownVersion
+from forecast.errors import Busy, Conflict, RegistryError, UnknownVersion
 from forecast.http.problems import original
 from forecast.versions import RegistryState
 
@@ -14,6 +15,14 @@ class LearningCalls:
     """The part of a `Service` that steers learning; `_actors` has an `ask`, as `handles.Actors`."""
 
     _actors: Any
+
+    async def learning(self) -> Mapping[str, Any] | None:
+        """Where breaker and twin stand; None while the controller does not answer."""
+        try:
+            found: Mapping[str, Any] = await self._actors.ask(handles.CONTROLLER, "status")
+        except Busy:
+            return None
+        return found
 
     async def champion_at(self, slot: int) -> int:
         """Who was champion after a slot's step; raises UnknownVersion, Conflict."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from actors.ray_metrics import Publisher
 from actors.settings import Settings
 from actors.state import StateFile
 from actors.telemetry import Durations
+from connect.webhook import Outbox, Webhook
+from forecast.errors import StateError
 
 log = logging.getLogger("fleetcast.controller")
 
@@ -39,11 +41,14 @@ class ControllerActor:
         registry: Any,
         settings: Settings,
         state_path: Path,
+        webhook: Mapping[str, Any] | None = None,
     ) -> None:
         self._buffer, self._ledger, self._registry = buffer, ledger, registry
         self._fleet, self._panel = settings.fleet, settings.schema.panel
         self._panel_dir = state_path.parent
         self._turn, self._backing_up = asyncio.Lock(), asyncio.Lock()
+        # Without a webhook nobody would take anything: people are told by logs, API and metrics.
+        outbox = None if webhook is None else _outbox(state_path.with_name("notices.json"))
         self._controller = _Timed(
             self._stepped,
             self._turn,
@@ -55,6 +60,7 @@ class ControllerActor:
             state=StateFile(state_path),
             settings=settings,
             now=time.time,
+            outbox=outbox,
         )
         self._steps = 0
         self._failures = 0
@@ -77,6 +83,10 @@ class ControllerActor:
             own=self.status,
         )
         self._loop = asyncio.get_running_loop().create_task(self._run())
+        self._notifying = None
+        if webhook is not None and outbox is not None:
+            sending = Webhook(**webhook).run(outbox)
+            self._notifying = asyncio.get_running_loop().create_task(sending)
         self._publishing = asyncio.get_running_loop().create_task(self._publisher.run())
 
     async def status(self) -> dict[str, Any]:
@@ -95,6 +105,7 @@ class ControllerActor:
             "waited_seconds": self._waited_s,
             "started_at": self._started_at,
             "restarts": dict(self._publisher.restarts),
+            **self._controller.safety,
         }
 
     async def drift(self) -> dict[str, Any]:
@@ -123,7 +134,8 @@ class ControllerActor:
 
     async def close(self) -> None:
         """Stop stepping, between two steps or within one: a step cut short is done again."""
-        tasks = (self._loop, self._publishing)
+        tasks = [self._loop, self._publishing]
+        tasks += [] if self._notifying is None else [self._notifying]
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
@@ -154,6 +166,17 @@ class ControllerActor:
                 self._error = f"{type(error).__name__}: {error}"
                 await asyncio.sleep(_BACKOFF_S[min(tries, len(_BACKOFF_S) - 1)])
                 tries += 1
+
+
+def _outbox(path: Path) -> Outbox:
+    """The notices that wait; a damaged file is put aside: to step is more than to tell."""
+    try:
+        return Outbox(path)
+    except StateError as error:
+        aside = path.with_suffix(".damaged")
+        log.error("notices begin anew, what waited is in %s: %s", aside, error)
+        path.replace(aside)
+        return Outbox(path)
 
 
 class _Timed(Controller):

@@ -16,6 +16,7 @@ from forecast.audit import SEGMENT_BYTES, AuditLog, AuditRecord
 from forecast.backup import ARTIFACTS, STATE, files_below
 from forecast.errors import ArtifactError
 from forecast.evidence_files import EvidenceFiles
+from forecast.log_reads import Change
 from forecast.registry import Registry, RegistryState, Servable, UpdateRecord
 from forecast.rolling_out import Action
 from forecast.storage import HANDOVER_S, OwnerLock
@@ -150,6 +151,10 @@ class RegistryActor(OnRecord, Copied):
         key = f"{event_id}:{known}"
         self._registry.note("event_late", slot=known, detail=detail, who=who, key=key)
         return found
+
+    async def changes(self, since_revision: int) -> list[Change]:
+        """Rollbacks, pauses and resumes after a revision; see `Registry.changes`."""
+        return self._registry.changes(since_revision)
 
     async def champion_at(self, slot: int) -> int:
         """Who was champion after a slot's step; see `Registry.champion_at`."""

@@ -8,7 +8,9 @@ from typing import Literal
 from forecast.hours import Hours
 from forecast.members import Members
 from forecast.schema import Schema
+from train.breaker import BreakerRules
 from train.drift_rules import DriftRules
+from train.gain import GainRules
 from train.gate import Rules
 from train.rollout import RolloutRules
 from train.schedule import Schedule
@@ -59,6 +61,12 @@ class Settings:
     """What drift is told by; None: nobody looks."""
     rollout: RolloutRules | None = None
     """How an accepted version goes to everyone; None: at once."""
+    twin_share: float = 0.0
+    """Of each role's servers, for which the base goes on issuing; 0: no twin."""
+    twin_hours: int = 72
+    """Below the twin for so long, the anchor is restored; 0: it is only told."""
+    breaker: BreakerRules | None = None
+    """When learning stops after failures; None: never."""
     precision: Literal["float32", "int8"] = "float32"
     """Of the serving form that issues forecasts of record."""
 
@@ -78,6 +86,16 @@ class Settings:
             validate=self.validate,
             threshold=self.validation_threshold,
             weight_move=self.max_weight_move,
+        )
+
+    def gain(self) -> GainRules:
+        """What is told of the twin, and decided by it."""
+        return GainRules(
+            targets=self.schema.targets,
+            horizon=self.horizon,
+            per_hour=self.per_hour,
+            hours=self.twin_hours,
+            seed=self.seed,
         )
 
     def schedule(self) -> Schedule:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from forecast.errors import StateError
 from forecast.storage import DISK, Disk, write_atomic
+from train.breaker import Breaker
 from train.rollout import Trial
 
 _FORMAT = 1
@@ -47,6 +48,13 @@ class ControllerState:
     """Since when the fleet is another, by its last drift."""
     trial: Trial | None = None
     """What was compared of the version on its way to everyone."""
+    twin_slot: int | None = None
+    """Which packed state of the gain against the twin belongs to this one."""
+    breaker: Breaker = field(default_factory=Breaker)
+    seen_revision: int | None = None
+    """The registry's, up to which rollbacks, pauses and resumes were taken in."""
+    quiet_slot: int | None = None
+    """When people were last told that no update was accepted."""
 
 
 class StateFile:
@@ -68,6 +76,8 @@ class StateFile:
             if tree.pop("format") != _FORMAT:
                 raise StateError(f"{self._path}: unknown format")
             pending, trial = tree.pop("pending"), tree.pop("trial", None)
+            if (breaker := tree.pop("breaker", None)) is not None:
+                tree["breaker"] = Breaker(tuple(breaker["failures"]), breaker["opened"])
             return ControllerState(
                 pending=None if pending is None else Pending(**pending),
                 trial=None if trial is None else Trial.from_json(trial),

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from forecast.config_learning import OnlineLearning
 from forecast.config_rollout import RolloutConfig
+from forecast.config_safety import BreakerConfig, NotifyConfig, TwinConfig
 from forecast.config_state import AuditConfig, BackupConfig
 from forecast.durations import Duration
 from forecast.durations import seconds as seconds
@@ -218,6 +219,9 @@ class Config(Section):
     online_learning: OnlineLearning = OnlineLearning()
     ensemble: EnsembleConfig = EnsembleConfig()
     rollout: RolloutConfig = RolloutConfig()
+    twin: TwinConfig = TwinConfig()
+    breaker: BreakerConfig = BreakerConfig()
+    notify: NotifyConfig = NotifyConfig()
     serve: ServeConfig = ServeConfig()
     limits: LimitsConfig = LimitsConfig()
     audit: AuditConfig = AuditConfig()

@@ -18,7 +18,7 @@ import numpy as np
 from forecast.ledger_file import FleetKey, LedgerFile, ServerKey
 from forecast.metrics import BoolArray, Float64Array
 from forecast.packing import pack, unpack
-from forecast.record import CHAMPION
+from forecast.record import CHAMPION, SHADOWS
 from forecast.scoring import Scored, ServerSums
 
 PARTS = 16
@@ -75,6 +75,8 @@ class DaySums:
         """Take in what a slot changed, and add its cells to the servers' sums."""
         self.fleet.update(changed)
         for one in scored:
+            if one.member in SHADOWS:  # told over the fleet, in its pair with the champion
+                continue
             beside = np.array([o is not None and o.beside is not None for o in one.origins])
             made = np.array([origin is not None for origin in one.origins])
             for paired, steps in ((True, beside), (False, made & ~beside)):

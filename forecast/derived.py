@@ -110,9 +110,9 @@ class Derived:
     ) -> tuple[ForecastBlock, ...]:
         """The blocks of one origin with the derived ones, which come after their parts.
 
-        All blocks name the same servers in the same order, and versions come newest first. `seat`
-        says who stands in the champion's place, None: itself. Without a champion nothing is
-        derived.
+        All blocks but the shadows' name the same servers in the same order, and versions come
+        newest first. `seat` says who stands in the champion's place, None: itself. Without a
+        champion nothing is derived.
         """
         parts = parts_of(blocks)
         champion = block_of(parts, CHAMPION)
@@ -153,7 +153,8 @@ class Derived:
                 seat=seat.versions,
                 shares=seat.shares,
             )
-        return (*parts, *self._calibrated(champion, block_of(parts, CHALLENGER)), ensemble)
+        own = [block for block in blocks if block.member not in MADE]
+        return (*own, *self._calibrated(champion, block_of(parts, CHALLENGER)), ensemble)
 
     def recorded(
         self, blocks: Sequence[ForecastBlock], seat: Seat | None = None

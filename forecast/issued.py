@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from forecast.places import aligned
-from forecast.record import CHAMPION, ENSEMBLE, Float32Array, ForecastBlock
+from forecast.record import CHAMPION, ENSEMBLE, SHADOWS, Float32Array, ForecastBlock
 from forecast.seat import Seat
 
 CALIBRATED = "champion_calibrated"
@@ -23,8 +23,8 @@ MADE = (*DERIVED, TRIAL_CALIBRATED)
 
 
 def parts_of(blocks: Sequence[ForecastBlock]) -> list[ForecastBlock]:
-    """The blocks that no other was made into."""
-    return [block for block in blocks if block.member not in MADE]
+    """The blocks that others are made of: not what is derived, and no shadow on a few servers."""
+    return [block for block in blocks if block.member not in (*MADE, *SHADOWS)]
 
 
 def complete(blocks: Sequence[ForecastBlock]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from forecast.config import Config
 from forecast.issued import DERIVED, MADE
+from forecast.twin import FEWEST
 
 EXPERTS = 3
 """Members that are no versions: copy-last, seasonal naive, least squares."""
@@ -18,6 +19,14 @@ def versions_of(config: Config) -> int:
     """Versions that issue at most: the champion, those beside it, the base, one on its way."""
     beside = versions_beside(config)
     return 1 + beside + bool(beside) + config.rollout.enabled
+
+
+def twins_of(config: Config) -> int:
+    """Servers for which the base issues as a twin, about; 0 where it issues for all."""
+    if not config.twin.enabled or versions_beside(config):
+        return 0
+    servers = config.buffer.max_servers
+    return min(servers, max(FEWEST, round(config.twin.share * servers)))
 
 
 def members_of(config: Config) -> int:

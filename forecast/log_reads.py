@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import islice
 
 from forecast.audit import AuditLog
 from forecast.errors import RegistryError, UnknownVersion
 from forecast.verdicts import VERDICTS, UpdateRecord
 from forecast.versions import RegistryState
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A rollback, a pause or a resume, as those who act on it read it.
+
+    What a rollout takes back from its canary cohort is a rollback too: it had answered.
+    """
+
+    kind: str
+    slot: int
+    who: str
+    reason: str
+    revision: int
+    """The state's, after it."""
+    champion: int | None
 
 
 class LogReads:
@@ -27,6 +44,25 @@ class LogReads:
         """The verdict on one update, if it has one: an update is judged once."""
         found = (self._audit.find(f"{kind}:{update_id}") for kind in VERDICTS)
         return next((UpdateRecord.of(record) for record in found if record is not None), None)
+
+    def changes(self, since_revision: int) -> list[Change]:
+        """Rollbacks, pauses and resumes after a revision, the oldest first."""
+        found = []
+        for record in self._audit.records(newest_first=True):
+            if record.state is None:
+                continue
+            if record.state["revision"] <= since_revision:
+                break
+            kind, told = record.kind, record.detail
+            if (kind, told.get("action"), told.get("stage")) == ("rollout", "back", "canary"):
+                kind, told = "rollback", {"reason": "; ".join(told["reasons"])}
+            if kind in ("rollback", "pause", "resume"):
+                reason, state = str(told["reason"]), record.state
+                champion = state["aliases"].get("champion")
+                found.append(
+                    Change(kind, record.slot, record.who, reason, state["revision"], champion)
+                )
+        return found[::-1]
 
     def champion_at(self, slot: int) -> int:
         """The version that was champion once the step of `slot` was done, in event time.

@@ -7,7 +7,7 @@ a version that cannot be loaded leaves the last good one serving.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,7 +19,8 @@ from forecast.derived import Limits
 from forecast.errors import UnknownVersion
 from forecast.fit import Fit
 from forecast.raw_windows import AT_A_TIME, RawWindows
-from forecast.record import CHAMPION, ForecastBlock
+from forecast.record import CHAMPION, TWIN, ForecastBlock
+from forecast.twin import twin_servers
 from forecast.windows import Windows, transform
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Members:
         """The longest unused first."""
         self._champion: int | None = None
         self._beside: dict[str, int] = {}
+        self._twin: int | None = None
 
     @property
     def champion(self) -> int | None:
@@ -91,6 +93,11 @@ class Members:
     def issuing(self) -> dict[str, int]:
         """The versions that issue forecasts of record, newest first, by the member's name."""
         return {} if self._champion is None else {CHAMPION: self._champion, **self._beside}
+
+    @property
+    def twin(self) -> int | None:
+        """The version that issues on a few servers, to compare with; None: no other than these."""
+        return self._twin
 
     @property
     def complete(self) -> bool:
@@ -131,7 +138,7 @@ class Members:
             made = self._models[version]
         kept = {known: one for known, one in self._models.items() if known != version}
         kept[version] = made
-        issuing = self.issuing.values()
+        issuing = {*self.issuing.values(), *(() if self._twin is None else (self._twin,))}
         held = {version, *holding, *issuing}
         unused = [known for known in kept if known not in held]
         most = self._keep + max(0, len(issuing) - 1)
@@ -139,17 +146,19 @@ class Members:
             self._outside += kept.pop(oldest)[0].outside
         self._models = kept
 
-    def swap(self, version: int, beside: Mapping[str, int] | None = None) -> None:
+    def swap(
+        self, version: int, beside: Mapping[str, int] | None = None, twin: int | None = None
+    ) -> None:
         """Let a loaded version answer as champion, and others issue beside it: references change.
 
-        `beside` names them by the member's name, newest first. Raises UnknownVersion when one is
-        not loaded.
+        `beside` names them by the member's name, newest first; `twin` issues on a few servers.
+        Raises UnknownVersion when one is not loaded.
         """
         others = dict(beside or {})
-        for one in (version, *others.values()):
+        for one in (version, *others.values(), *(() if twin is None else (twin,))):
             if one not in self._models:
                 raise UnknownVersion(f"version {one} is not loaded")
-        self._champion, self._beside = version, others
+        self._champion, self._beside, self._twin = version, others, twin
 
     def forecast(self, raw: RawWindows, version: int | None = None) -> NDArray[np.float32]:
         """Quantiles [N, H, T, Q] in natural units, from `version` or the champion.
@@ -229,11 +238,13 @@ def blocks_of_record(
     schema: Schema,
     levels: Sequence[float],
     ready: np.ndarray,
+    twin_share: float = 0.0,
 ) -> tuple[ForecastBlock, ...]:
     """One block per live member for every server of `raw` (origin `slot`).
 
     Versions come first, newest first. `ready` [N] bool says which servers have enough context for
-    them; the others get NaN from them and are answered by a baseline.
+    them; the others get NaN from them and are answered by a baseline. The twin, where there is one,
+    comes last and names its own servers alone.
     """
     lower, upper = Limits.of(schema).bounds()
     naive = {COPY_LAST: baselines.copy_last, SEASONAL_NAIVE: baselines.seasonal_naive}
@@ -250,7 +261,7 @@ def blocks_of_record(
     for name, found in made.items():
         by_version[name][ready] = found
     values = {**by_version, **values}
-    return tuple(
+    blocks = [
         ForecastBlock(
             slot=slot,
             member=member,
@@ -261,4 +272,20 @@ def blocks_of_record(
             values=block.astype(np.float32),
         )
         for member, block in values.items()
-    )
+    ]
+    if members.twin is None:
+        return tuple(blocks)
+    rows = [at for at in twin_servers(raw.servers, raw.roles, twin_share) if ready[at]]
+    if rows:
+        few = raw.select(rows)
+        by_twin = members.forecast(few, members.twin).astype(np.float32)
+        blocks.append(
+            replace(
+                blocks[0],
+                member=TWIN,
+                version=members.twin,
+                servers=few.servers,
+                values=by_twin,
+            )
+        )
+    return tuple(blocks)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from forecast.config import Config
 from forecast.least_squares import HISTORY_DAYS, LEAST_STRIDE, MOST_WINDOWS
-from forecast.lineup import members_of, versions_of
+from forecast.lineup import members_of, twins_of, versions_of
 from forecast.metrics import central_intervals
 from forecast.needs import MIB, Item, Plan
 from forecast.retention import DAYS, WEEKS
@@ -119,6 +119,7 @@ class Sizes:
         """One member's forecasts of record at one slot, in memory and in the ledger."""
         self.versions, self.members = versions_of(config), members_of(config)
         """How many issue forecasts of record, at most."""
+        self.twins = twins_of(config)
         width = 5 + len(central_intervals(panel.quantiles))
         self.sums = 8 * self.servers * self.targets * self.horizon * width
         """One member's sums of one day, by server."""
@@ -161,7 +162,7 @@ def _memory(config: Config, sizes: Sizes) -> Iterator[Item]:
     gateways, replicas = serve.gateway_replicas, serve.forecaster_replicas
     windows = config.training.windows + sizes.holdout
     learned = windows * sizes.features
-    loaded = _LOADED + sizes.versions - 1
+    loaded = _LOADED + sizes.versions - 1 + bool(sizes.twins)
     joined = 8 * sizes.members * sizes.block // 4  # one step of each open block, in float64
     spread = _SPREAD_HOURS * sizes.servers * (4 * sizes.metrics + 1)
     parts: list[tuple[str, float, float, str]] = [
@@ -239,6 +240,7 @@ def _cpu(config: Config, sizes: Sizes, rates: Rates) -> Iterator[Item]:
         ("keep samples", samples * _APPEND_S, keeping),
         ("score", cells * _SCORE_S, keeping),
         ("forecast of record", servers * (_CUT_S + sizes.versions * rates.forward_s), keeping),
+        ("twin", sizes.twins * (_CUT_S + rates.forward_s), keeping),
         ("least squares", fitted + sizes.block // 4 * _EXPERT_S, keeping),
         ("publish", (2 + config.serve.gateway_replicas) * sizes.snapshot * _PUBLISH_S, keeping),
         ("updates", (lessons + judged) * sizes.updates / sizes.day, "trainer"),

@@ -35,6 +35,13 @@ ENSEMBLE = "ensemble"
 """What answers for the fleet: all members, weighed by what they were worth, and calibrated."""
 
 
+TWIN = "twin"
+"""The base on a few servers, beside the champion; see `forecast.twin`."""
+
+SHADOWS = (TWIN,)
+"""Who issues to be compared with the champion alone, and is part of no answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class ForecastBlock:
     """What one member forecast for many servers from one origin.

@@ -124,17 +124,21 @@ class RollingOut:
         """Refuse the version in flight: the champion has every seat again, what waited begins."""
         state, key = self._state, f"rollout:back:{version}:{slot}"
         if self._done(key) is None and _flies(state, version):
-            known = state.info(version).status
-            rollout = state.rollout.end(slot=slot, champion=state.champion)
-            # Somebody's own test of a version that was promoted before says nothing of its past.
-            promoted = known in ("promoted", "withdrawn")
-            after = state.rolled(rollout, slot=slot)
-            if not promoted:
+            flight = state.rollout.flight
+            assert flight is not None
+            if flight.stage == "operator":  # a test says nothing of a version's past
+                rollout = state.rollout.end(slot=slot, champion=state.champion)
+                after = state.rolled(rollout, slot=slot)
+            else:
                 after = state.rejected(version, slot=slot)
-            detail = {"action": "back", "version": version, "reasons": list(reasons)}
-            self._commit(
-                "rollout", key, after, slot=slot, who=who, detail={**detail, "report": report}
-            )
+            detail = {
+                "action": "back",
+                "version": version,
+                "stage": flight.stage,
+                "reasons": list(reasons),
+                "report": report,
+            }
+            self._commit("rollout", key, after, slot=slot, who=who, detail=detail)
         return self._state
 
     def steer(

@@ -36,7 +36,7 @@ from forecast.metrics import (
 )
 from forecast.packing import pack, pack_names, unpack, unpack_names
 from forecast.places import aligned, places
-from forecast.record import CHAMPION, ForecastBlock
+from forecast.record import CHAMPION, SHADOWS, ForecastBlock
 
 WHOLE = 0.9
 """Share of the champion's cells that a member must issue to be compared with all others."""
@@ -292,6 +292,8 @@ def _compared(
     for name, cells in issued.items():
         made = np.array([block is not None for block in blocks[name]])
         whole[name] = made & ((cells & among).sum(axis=(0, 1)) >= enough)
+        if name in SHADOWS:  # it narrows nobody's cells, however many of them it issues
+            whole[name] = np.zeros_like(made)
         common &= cells | ~whole[name]
     return among, whole, common
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from forecast.metrics import Float64Array, FloatArray, Score, central_intervals, known_mean
-from forecast.record import ForecastBlock
+from forecast.record import SHADOWS, ForecastBlock
 from forecast.scoring import ServerSums, join
 
 
@@ -59,10 +59,11 @@ class Tally:
         day = self._days.setdefault(slot // self.day_slots, {})
         for one in join(names, actuals_ST, origins, self.levels):
             known = day.get(one.member)
-            if known is None:
-                day[one.member] = ServerSums(names, one.cells.copy())
-            else:
-                known.add(names, one.cells)
+            if one.member not in SHADOWS:
+                if known is None:
+                    day[one.member] = ServerSums(names, one.cells.copy())
+                else:
+                    known.add(names, one.cells)
             if one.pair is not None and one.champion is not None:
                 own, champion = self._pairs.get(one.member, (0.0, 0.0))
                 self._pairs[one.member] = (own + one.pair, champion + one.champion)
@@ -115,7 +116,10 @@ class Tally:
         return np.zeros((0, len(self.targets), self.horizon, width))
 
     def report(self) -> dict[str, Any]:
-        """All of it as JSON: `members`, then `days` and `servers` with every member's numbers."""
+        """All of it as JSON: `members`, then `days` and `servers` with every member's numbers.
+
+        A shadow is on few servers: it has its pair with the champion, under `shadows`.
+        """
         members: dict[str, Any] = {}
         days: dict[str, dict[str, Any]] = {}
         servers: dict[str, dict[str, Any]] = {}
@@ -127,7 +131,10 @@ class Tally:
                 days.setdefault(date, {})[member] = figures(sums.sum(1), self.levels)
             for server, sums in self.by_server(member).items():
                 servers.setdefault(server, {})[member] = figures(sums.sum(1), self.levels)
-        return {"members": members, "days": days, "servers": servers}
+        shadows = {
+            name: self._pair(name)["beside_champion"] for name in SHADOWS if name in self._pairs
+        }
+        return {"members": members, "days": days, "servers": servers, "shadows": shadows}
 
     def _pair(self, member: str) -> dict[str, Any]:
         """A member's WQL and the champion's where both issued; nothing for the champion itself."""

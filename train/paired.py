@@ -159,26 +159,41 @@ def compare(losses: Losses, one: str, other: str, *, seed: int) -> Change | None
     if not losses.n:
         return None
     times = resamples(losses.blocks, seed=seed)
-    size = _totals(times, losses.size_BRT)
-    changes = _relative(
-        _wql(_totals(times, losses.pinball[one]), size),
-        _wql(_totals(times, losses.pinball[other]), size),
-    )
+    changes = relative(losses, one, other, times)
     if np.isnan(changes[0, 0]):
         return None
     cells = losses.cells_BRT.sum(axis=(0, 2))
     alone = (1 - LEVEL) / max(1, len(losses.roles))  # each role is another chance to be unlucky
     told = [
-        RoleChange(role, float(share), float(of[0]), _quantile(of[1:], alone))
+        RoleChange(role, float(share), float(of[0]), quantile(of[1:], alone))
         for role, share, of in zip(losses.roles, cells / cells.sum(), changes.T[1:], strict=True)
     ]
     return Change(
         change=float(changes[0, 0]),
-        lower=_quantile(changes[1:, 0], 1 - LEVEL),
-        upper=_quantile(changes[1:, 0], LEVEL),
+        lower=quantile(changes[1:, 0], 1 - LEVEL),
+        upper=quantile(changes[1:, 0], LEVEL),
         roles=tuple(told),
         **_coverages(losses, one, other, times),
     )
+
+
+def relative(losses: Losses, one: str, other: str, times: Float64Array) -> Float64Array:
+    """How far `one` lies above `other` in each resample [1 + K, 1 + R], as a share: of all roles
+    together, then of each. NaN where no label can tell.
+    """
+    size = _totals(times, losses.size_BRT)
+    return _relative(
+        _wql(_totals(times, losses.pinball[one]), size),
+        _wql(_totals(times, losses.pinball[other]), size),
+    )
+
+
+def quantile(values: Float64Array, level: float) -> float:
+    """The value at this level among those that are known, without interpolation."""
+    known = values[~np.isnan(values)]
+    if not known.size:
+        return math.nan
+    return float(np.quantile(known, level, method="higher" if level > 0.5 else "lower"))
 
 
 def wql(losses: Losses, model: str) -> tuple[float | None, dict[str, float | None]]:
@@ -246,16 +261,8 @@ def _coverages(
         _ratio(times @ losses.inside[name].sum(axis=(1, 2)), cells) for name in (one, other)
     )
     miss = np.abs(mine - losses.nominal) - np.abs(theirs - losses.nominal)
-    found = (float(mine[0]), float(theirs[0]), float(miss[0]), _quantile(miss[1:], 1 - LEVEL))
+    found = (float(mine[0]), float(theirs[0]), float(miss[0]), quantile(miss[1:], 1 - LEVEL))
     return dict(zip(names, found, strict=True))
-
-
-def _quantile(values: Float64Array, level: float) -> float:
-    """The value at this level among those that are known, without interpolation."""
-    known = values[~np.isnan(values)]
-    if not known.size:
-        return math.nan
-    return float(np.quantile(known, level, method="higher" if level > 0.5 else "lower"))
 
 
 def _ratio(over: FloatArray, under: FloatArray) -> Float64Array:

@@ -10,7 +10,6 @@ from forecast.config import seconds
 from forecast.errors import NotReady, Unprocessable
 from forecast.http.answers import age_s, is_stalled
 from forecast.http.api import (
-    AccuracyAnswer,
     MemberAccuracy,
     ModelsAnswer,
     ReadyAnswer,
@@ -22,6 +21,7 @@ from forecast.http.api import (
     VersionAnswer,
     rfc3339,
 )
+from forecast.http.gain import GainedAccuracy, LearningGain
 from forecast.http.queries import ServersQuery
 from forecast.http.series import begin_of, end_of, moment
 from forecast.http.service import ServerLike
@@ -61,13 +61,15 @@ def _slot_of_time(text: str, step_seconds: int, what: str) -> int:
     return max(0, int(given.timestamp() // step_seconds))
 
 
-def accuracy(report: AccuracyReport, snapshot: Snapshot | None) -> AccuracyAnswer:
+def accuracy(
+    report: AccuracyReport, snapshot: Snapshot | None, gain: LearningGain | None = None
+) -> GainedAccuracy:
     """The ledger's errors, the champion's first and the baselines' beside them."""
 
     def members(found: Sequence[object]) -> list[MemberAccuracy]:
         return [MemberAccuracy.model_validate(one, from_attributes=True) for one in found]
 
-    return AccuracyAnswer(
+    return GainedAccuracy(
         since=begin_of(report.since_slot, snapshot),
         scored_until=end_of(report.through_slot, snapshot),
         server=report.server,
@@ -77,6 +79,7 @@ def accuracy(report: AccuracyReport, snapshot: Snapshot | None) -> AccuracyAnswe
             VersionAccuracy(version=one.version, members=members(one.members))
             for one in report.versions
         ],
+        learning_gain=gain,
     )
 
 

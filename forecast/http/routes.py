@@ -1,7 +1,7 @@
 """The HTTP routes of one fleet. Everything they need of the system is `Service`.
 
-read     GET, POST /api/v1/forecast; GET /accuracy /audit /events /learning/updates /models
-         /rollout /servers /status / /metrics
+read     GET, POST /api/v1/forecast; GET /accuracy /audit /events /learning /learning/updates
+         /models /rollout /servers /status / /metrics
 ingest   POST /api/v1/ingest; POST, DELETE /events
 operate  PUT /api/v1/rollout; POST /rollout/{promote,rollback,pin,shadow,retire,resume}
          /learning/pause /learning/resume /backups
@@ -26,7 +26,8 @@ from forecast.http.auth import Guard, Scope
 from forecast.http.board import Board
 from forecast.http.bodies import FORECAST_BODY, ROWS_BODY, forecast_request, read_body, request_id
 from forecast.http.events import event_routes
-from forecast.http.learning import steering_routes
+from forecast.http.gain import GainedAccuracy, gain_of
+from forecast.http.learning import reading_routes, steering_routes
 from forecast.http.queries import (
     AccuracyQuery,
     ForecastQuery,
@@ -74,6 +75,7 @@ def make_app(
     for router, needs in (
         (_forecast_routes(service, reads, now), read),
         (_report_routes(service), read),
+        (reading_routes(service), read),
         (_ingest_routes(service, max_body_bytes), ingest),
         (event_routes(service, read=read, ingest=ingest), []),
         (record_routes(service, read=read, operate=[_needs(guard, "operate")]), []),
@@ -175,13 +177,14 @@ def _ingest_routes(service: Service, max_body_bytes: int) -> APIRouter:
 def _report_routes(service: Service) -> APIRouter:
     router = APIRouter()
 
-    @router.get("/accuracy", responses={200: {"model": api.AccuracyAnswer}})
+    @router.get("/accuracy", responses={200: {"model": GainedAccuracy}})
     async def accuracy(query: Annotated[AccuracyQuery, Query()]) -> Response:
         """Errors of the forecasts of record per member and horizon, the baselines beside."""
         snapshot = await service.snapshot()
         since = reports.since_slot(query.since, snapshot)
         report = await service.accuracy(since, query.server, query.metric)
-        return api.json_response(reports.accuracy(report, snapshot))
+        gain = gain_of(await service.learning(), snapshot)
+        return api.json_response(reports.accuracy(report, snapshot, gain))
 
     @router.get("/drift", responses={200: {"model": drifting.DriftAnswer}})
     async def drift() -> Response:

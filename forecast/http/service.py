@@ -181,6 +181,10 @@ class Service(Protocol):
         """Errors per member and horizon."""
         ...
 
+    async def learning(self) -> Mapping[str, Any] | None:
+        """Where breaker and twin stand, times as slots; None while the controller is silent."""
+        ...
+
     async def drift(self) -> Mapping[str, object]:
         """Where drift detection stands, as plain JSON values; times are slots."""
         ...

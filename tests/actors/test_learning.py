@@ -18,6 +18,7 @@ from forecast.hours import Hours
 from forecast.pauses import Pause
 from tests.actors.scenario import small_config, small_replay
 from tests.train.losses_scene import losses
+from train.breaker import Breaker
 from train.evidence import unpack
 from train.gate import Evidence
 from train.rollout import RolloutRules
@@ -294,6 +295,51 @@ async def test_while_learning_is_paused_no_training_starts_and_then_one_does_at_
     assert await scene.to(1300) == []
     scene.registry.paused = None
     assert [p.kind for p in await scene.to(1301)] == ["retrain"]
+
+
+async def test_while_the_breaker_is_open_no_update_starts_and_then_one_does(tmp_path):
+    scene = _Scene(tmp_path)
+    opened = Breaker(opened=1000)
+    scene.state = dataclasses.replace(scene.state, breaker=opened)
+    probe = 1000 + scene.settings.breaker.cooldown
+    due = await scene.to(probe + 5)
+    assert [p.asked_slot for p in due] == [probe]
+    assert scene.learning.last_failure is not None
+
+
+@pytest.mark.parametrize(
+    ("evidence", "failure"),
+    [
+        (Evidence(losses=losses({"challenger": 0.0, "champion": 0.0})), None),
+        (Evidence(losses=losses({"challenger": 0.5, "champion": 0.0})), None),
+        (Evidence(losses=None, fault="its weights have another shape"), "another shape"),
+    ],
+)
+async def test_a_training_ends_well_unless_its_challenger_cannot_be_used(
+    evidence, failure, tmp_path
+):
+    scene = _Scene(tmp_path)
+    scene.judged_as(evidence)
+    await scene.to(1025)
+    outcome = scene.learning.outcome
+    assert outcome is not None
+    assert (outcome.failure is None) == (failure is None)
+    assert failure is None or failure in outcome.failure
+    await scene.to(1026)
+    assert scene.learning.outcome is None
+
+
+async def test_a_training_that_fails_is_a_failure_and_one_that_was_skipped_is_none(tmp_path):
+    scene = _Scene(tmp_path)
+    await scene.to(1025)
+    assert "out of luck" in scene.learning.outcome.failure
+
+    async def update(job, champion, windows):
+        raise NothingNew("nothing to learn")
+
+    scene.trainer.update = update
+    await scene.to(1049)
+    assert scene.learning.outcome is None
 
 
 async def test_a_challenger_is_compared_with_what_a_job_promoted_meanwhile(tmp_path):

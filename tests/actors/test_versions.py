@@ -185,6 +185,34 @@ async def test_the_config_says_how_many_stay(made, tmp_path):
     assert [member for member, _ in line_up(found[-1])] == ["champion", "previous_1", "base"]
 
 
+async def test_the_base_goes_on_as_a_twin_beside_the_champion_and_moves_no_answer(made, tmp_path):
+    config = config_of(tmp_path / "twin", strategy="sliding_window")
+    found, fleet = await streamed(config, made[: HISTORY + 6])
+    await fleet.close()
+    off = config_of(tmp_path / "off", strategy="sliding_window")
+    off = off.model_copy(update={"twin": off.twin.model_copy(update={"enabled": False})})
+    without, fleet = await streamed(off, made[: HISTORY + 6])
+    await fleet.close()
+    twins = [[one for one in every if one.member == "twin"] for every in found]
+    assert [len(some) for some in twins] == [0, 0, 1, 1, 1, 1]  # at first it is the champion
+    champion = next(one for one in found[5] if one.member == "champion")
+    [twin] = twins[5]
+    assert (twin.version, champion.version) == (1, 4)
+    assert set(twin.servers) <= set(champion.servers)  # so few servers have one each
+    assert not np.array_equal(twin.values, champion.values)
+    assert line_up(found[5]) == [("champion", 4)]
+    for mine, other in zip(found, without, strict=True):
+        kept = [one for one in mine if one.member != "twin"]
+        assert [one.member for one in kept] == [one.member for one in other]
+        for one, two in zip(kept, other, strict=True):
+            np.testing.assert_array_equal(one.values, two.values)
+
+
+def test_where_the_base_issues_for_all_it_needs_no_twin(played):
+    _, found = played
+    assert all(one.member != "twin" for every in found for one in every)
+
+
 def test_under_another_strategy_the_champion_alone_issues(tmp_path):
     config = config_of(tmp_path, strategy="sliding_window")
     assert arguments.settings(config).beside == arguments.registry(config)["keep_beside"] == 0

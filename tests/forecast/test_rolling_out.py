@@ -77,6 +77,19 @@ def test_one_that_goes_back_leaves_no_trace_but_its_records_and_what_waits_begin
     assert [record.kind for record in registry.rollouts(2)] == ["rollout", "rollout"]
 
 
+def test_what_a_rollout_takes_back_from_a_cohort_counts_as_a_rollback_and_a_shadow_does_not(
+    registry,
+):
+    for number, slot in ((2, 10), (3, 20)):
+        version = accept(registry, number, slot=slot)
+        if number == 3:
+            registry.advance(version, slot=slot + 1, **LIVE)
+        registry.back(version, slot=slot + 2, **LIVE)
+    [change] = registry.changes(0)
+    assert (change.kind, change.slot, change.who) == ("rollback", 22, "rollout")
+    assert (change.reason, change.champion) == ("better live", 1)
+
+
 def test_a_version_that_is_not_in_flight_is_not_moved(registry):
     accept(registry, 2, slot=10)
     before = registry.state()

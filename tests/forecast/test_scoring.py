@@ -101,6 +101,25 @@ def test_sums_equal_those_of_each_cell_by_itself(seed):
             np.testing.assert_allclose(mine[key], cell, rtol=1e-9)
 
 
+def test_a_shadow_narrows_nobodys_cells_and_is_told_in_its_pair_however_many_it_issues():
+    actuals = np.ones((len(SERVERS), len(TARGETS)), np.float32)
+    for count in (1, len(SERVERS)):
+        holes = np.zeros((count, HORIZON, len(TARGETS)))
+        holes[0, 0, 0] = np.nan  # on a whole member it would take this cell from all
+        twin = block(4, "twin", holes, servers=SERVERS[:count])
+        made = [block(4, servers=SERVERS), block(4, "naive", servers=SERVERS), twin]
+        scored = {one.member: one for one in join(SERVERS, actuals, [made, [], []], LEVELS)}
+        cells = len(SERVERS) * len(TARGETS)
+        assert [scored[name].cells[..., 0].sum() for name in ("champion", "naive")] == [cells] * 2
+        assert scored["twin"].origins[0].whole is False
+        assert scored["twin"].pair[..., 0].sum() == count * len(TARGETS) - 1
+        day = DaySums(0)
+        every = tuple(scored.values())
+        day.add(day.folded(every), SERVERS, every)
+        assert {member for _, member in day.servers} == {"champion", "naive"}
+        assert {key.among for key in day.fleet} == {None, "naive", "twin"}
+
+
 def test_nothing_was_forecast_and_nobody_came():
     assert join(SERVERS, np.zeros((4, 2)), [[]] * HORIZON, LEVELS) == ()
     (one,) = join((), np.zeros((0, 2)), [[block(4)], [], []], LEVELS)

@@ -37,6 +37,20 @@ DRIFT = {
     }],
 }  # fmt: skip
 """What a controller tells of drift."""
+LEARNING = {
+    "breaker": {
+        "enabled": True, "state": "open", "open": True, "failures": 0, "opened_slot": SLOT - 12,
+        "probe_slot": SLOT + 60,
+    },
+    "learning_gain": {
+        "version": 2, "hours": 72, "since_slot": SLOT - 287, "through_slot": SLOT,
+        "gains": {
+            "all": {"ratio": 0.03, "lower": 0.01, "upper": 0.05, "cells": 96, "blocks": 4},
+            "web": {"ratio": -0.01, "lower": -0.03, "upper": 0.01, "cells": 48, "blocks": 4},
+        },
+    },
+}  # fmt: skip
+"""What a controller tells of breaker and twin."""
 LEVELS = (0.1, 0.5, 0.9)
 TARGETS = ("cpu", "disk")
 SCHEMA = Schema(
@@ -224,6 +238,9 @@ class FakeService:
         if name != "champion":
             raise UnknownVersion(f"no version or alias {name!r}")
         return {"version": 3, "loss": np.float32("nan"), "steps": np.int64(7)}
+
+    async def learning(self) -> Mapping[str, object] | None:
+        return LEARNING
 
     async def drift(self) -> Mapping[str, object]:
         return DRIFT

@@ -9,6 +9,7 @@ import pytest
 
 from forecast.http import api
 from forecast.http.drift import DriftAnswer
+from forecast.http.gain import GainedAccuracy
 from forecast.http.problems import KINDS
 from tests.forecast.http.http_scene import (
     SLOT,
@@ -25,7 +26,7 @@ async def test_accuracy_shows_the_baselines_beside_the_champion():
     service = FakeService(snapshot())
     query = {"since": "1h", "server": "web-1", "metric": "cpu"}
     response = await get(service, "/api/v1/accuracy", **query)
-    answer = api.AccuracyAnswer.model_validate(response.json())
+    answer = GainedAccuracy.model_validate(response.json())
     assert [one.member for one in answer.members] == ["champion", "copy_last", "seasonal_naive"]
     assert [one.horizon for one in answer.members[0].horizons] == [1, 2, 3, 4]
     assert answer.members[0].pooled.coverage == {"0.8": 0.75}

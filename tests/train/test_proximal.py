@@ -50,6 +50,4 @@ def test_an_update_with_it_stays_nearer_and_says_what_it_cost():
 
 def test_a_weight_below_nothing_is_refused():
     with pytest.raises(ValueError, match=r"proximal_weight -1\.0 start at 0"):
-        Recipe(
-            learning_rate=0.1, epochs=1, batch_size=8, gradient_clip=1.0, proximal_weight=-1.0
-        )
+        Recipe(learning_rate=0.1, epochs=1, batch_size=8, gradient_clip=1.0, proximal_weight=-1.0)

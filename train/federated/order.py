@@ -79,14 +79,12 @@ class Reservoir:
         self._most = most
         self.entries: dict[str, Entry] = {}
         """By site."""
-        self.samples = 0
 
     def __bool__(self) -> bool:
         return bool(self.entries)
 
-    def add(self, entry: Entry, samples: int) -> None:
+    def add(self, entry: Entry) -> None:
         """Hold a delta, unless its site's draw is too high or a later one is held."""
-        self.samples += samples
         held = self.entries.get(entry.site)
         if held is not None and held.sequence >= entry.sequence:
             return
@@ -108,16 +106,11 @@ class Reservoir:
         """Hold what another reservoir holds, as if its sites had come here."""
         for entry in other.entries.values():
             delta = entry.delta if scale == 1 else (entry.delta * np.float32(scale))
-            self.add(Entry(entry.draw, entry.site, entry.sequence, delta), 0)
-        self.samples += other.samples
+            self.add(Entry(entry.draw, entry.site, entry.sequence, delta))
 
     def deltas(self) -> list[FloatArray]:
         """What is held, by the sites' names."""
         return [self.entries[site].delta for site in sorted(self.entries)]
-
-    def clear(self) -> None:
-        """Begin again."""
-        self.entries, self.samples = {}, 0
 
 
 def draw_of(site: str, round: int, seed: int) -> str:

@@ -31,6 +31,8 @@ class RoundReport:
     median_norm: float
     """Of the deltas as they were sent."""
     most_staleness: int
+    quarantined: tuple[str, ...]
+    """Sites that are not heard now."""
     step_norm: float
     """Of the step, after its cap."""
     capped: bool
@@ -38,4 +40,5 @@ class RoundReport:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {**asdict(self), "sites": list(self.sites), "verdicts": dict(self.verdicts)}
+        names = ("sites", "quarantined")
+        return {**asdict(self), **{name: list(getattr(self, name)) for name in names}}

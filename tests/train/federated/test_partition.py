@@ -146,9 +146,7 @@ def test_a_table_without_names_is_refused():
 )
 def test_what_does_not_fit_is_refused_and_never_broadcast_or_cast(change, match):
     with pytest.raises(ValueError, match=match):
-        small_layout().flatten(
-            {**small_state(), **change}, categories={"table": ("", "web", "db")}
-        )
+        small_layout().flatten({**small_state(), **change}, categories={"table": ("", "web", "db")})
 
 
 def test_another_site_s_private_part_does_not_fit():

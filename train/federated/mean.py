@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 DoubleArray = NDArray[np.float64]
 
-CHUNK = 1 << 14
-"""Numbers that are worked on at once: they and their doubles stay in a core's cache."""
+CHUNK = 1 << 16
+"""Numbers that are worked on at once: they and their doubles stay in a cache."""
 
 
 def norm_of(delta: FloatArray) -> float:

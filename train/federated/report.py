@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 Outcome = Literal["stepped", "held"]
 """A new version, or a candidate for one; or nothing, and the round goes on."""
@@ -42,3 +42,9 @@ class RoundReport:
         """As plain JSON values."""
         names = ("sites", "quarantined")
         return {**asdict(self), **{name: list(getattr(self, name)) for name in names}}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """What `to_json` wrote."""
+        names = {name: tuple(data[name]) for name in ("sites", "quarantined")}
+        return cls(**{**data, **names})

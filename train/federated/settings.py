@@ -42,7 +42,7 @@ class AggregatorSettings:
     clip_quantile: float = 0.8
     """A delta longer than this quantile of the norms is shortened to it; 0: none is."""
     outlier_quantile: float = 0.98
-    outlier_factor: float = 2.0
+    outlier_factor: float = 4.0
     """One longer than so many times that quantile is refused; 0: none is."""
     step_cap: float = 2.0
     """A step is at most so many times as long as the median delta; 0: as long as it is."""

@@ -105,7 +105,7 @@ class Reservoir:
     def merge(self, other: Reservoir, *, scale: float) -> None:
         """Hold what another reservoir holds, as if its sites had come here."""
         for entry in other.entries.values():
-            delta = entry.delta if scale == 1 else (entry.delta * np.float32(scale))
+            delta = entry.delta * np.float32(scale)  # a copy: the other's may be shared memory
             self.add(Entry(entry.draw, entry.site, entry.sequence, delta))
 
     def deltas(self) -> list[FloatArray]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 import numpy as np
 
+from tests.forecast.crash_disk import QuickDisk
 from train.federated.aggregator import Aggregator
 from train.federated.partition import Layout, Scope
 from train.federated.settings import AggregatorSettings
@@ -44,3 +48,15 @@ def offer(one: Aggregator, site: str, values: np.ndarray, **given) -> Receipt:
     """The site's next update, from the version now; its sequence number is the round's."""
     told = {"sequence": one.round, "base_version": one.version, "schema_hash": one.schema_hash}
     return one.offer(meta(site, **{**told, **given}), values)
+
+
+class FullDisk(QuickDisk):
+    """Has no room any more while `full`."""
+
+    full = False
+
+    def write(self, path: Path, data: bytes) -> None:
+        if self.full:
+            path.write_bytes(data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        super().write(path, data)

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import errno
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from forecast.errors import StateError
 from tests.forecast.crash_disk import Crash, CrashDisk, QuickDisk
-from tests.train.federated.scene import aggregator, meta
+from tests.train.federated.scene import FullDisk, aggregator, meta
 from train.federated.aggregator import Aggregator
 from train.federated.state import save
 from train.federated.store import AggregatorStore
 
 CALLS = 9
-
-
-class FullDisk(QuickDisk):
-    """Has no room any more while `full`."""
-
-    full = False
-
-    def write(self, path: Path, data: bytes) -> None:
-        if self.full:
-            path.write_bytes(data[: len(data) // 2])
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        super().write(path, data)
 
 
 def fresh(rule: str) -> Aggregator:

@@ -116,10 +116,11 @@ class Aggregator:
             return Receipt(judged.verdict, judged.reason, number, self.version)
         for name, scope in ((GLOBAL, Scope.GLOBAL), (_pool_of(meta.role), Scope.ROLE)):
             part = delta[self._parts[scope]]
-            self.pools[name].collected.add(meta, part, discount=judged.discount, round=number)
+            self.pools[name].collected.add(meta, part, judged, round=number)
         self.admission.accept(meta, judged)
-        self.open.accept(meta.site, meta.samples, judged.staleness)
-        return Receipt(Verdict.ACCEPTED, "", number, self.version, judged.staleness)
+        staleness, version = judged.staleness, self.version
+        self.open.accept(meta.site, judged.samples, staleness=staleness, version=version)
+        return Receipt(Verdict.ACCEPTED, "", number, version, staleness)
 
     def maybe_step(self, now_s: float) -> RoundReport | None:
         """End the round when it is due: a step, or a report that it is held; else None.
@@ -192,9 +193,10 @@ class Aggregator:
                 node=self.node,
                 sequence=self.partials,
                 schema_hash=self.schema_hash,
-                base_version=self.version,
+                base_version=self.open.version,
                 counts=self.open,
-                norms=self.admission.norms.fresh.copy(),
+                norms=self.admission.norms.fresh,
+                samples=self.admission.samples.fresh,
                 pools={n: pool.hand_over() for n, pool in self.pools.items() if pool.collected},
             )
             self._close()
@@ -225,6 +227,7 @@ class Aggregator:
             self.pools[name].collected.merge(collected, scale=scale)
         self.open.merge(partial.counts)
         self.admission.norms.merge(partial.norms)
+        self.admission.samples.merge(partial.samples)
         self.nodes.accept(partial.node, partial.sequence)
         return Receipt(Verdict.ACCEPTED, "", number, version, staleness)
 
@@ -291,7 +294,7 @@ class Aggregator:
         )
 
     def _close(self) -> None:
-        self.admission.norms.close()
+        self.admission.close()
         self.open = self.open.next()
 
     def _longest_step(self) -> float:

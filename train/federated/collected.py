@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from train.federated.admission import Admitted
 from train.federated.mean import Mean
 from train.federated.order import (
     FEWEST_TO_TRIM,
@@ -34,10 +35,11 @@ class Collected:
     def __bool__(self) -> bool:
         return bool(self.mean) or bool(self.reservoir)
 
-    def add(self, meta: UpdateMeta, delta: FloatArray, *, discount: float, round: int) -> None:
+    def add(self, meta: UpdateMeta, delta: FloatArray, admitted: Admitted, *, round: int) -> None:
         """Take a delta [P]; it is only read."""
+        samples, discount = admitted.samples, admitted.discount
         if self._settings.rule == "mean":
-            self.mean.add(delta, scale=meta.samples * discount, samples=meta.samples)
+            self.mean.add(delta, scale=samples * discount, samples=samples)
             return
         draw = draw_of(meta.site, round, self._settings.seed)
         if self.reservoir.would_hold(draw, meta.site, meta.sequence):

@@ -23,7 +23,6 @@ from forecast.packing import pack, unpack
 from train.federated.aggregator import Aggregator
 from train.federated.collected import Collected
 from train.federated.history import History
-from train.federated.norms import Norms
 from train.federated.optimizers import Moments
 from train.federated.order import Entry
 from train.federated.partial import Partial
@@ -32,6 +31,7 @@ from train.federated.report import RoundReport
 from train.federated.rounds import OpenRound
 from train.federated.settings import AggregatorSettings
 from train.federated.sites import Sites
+from train.federated.usual import Usual
 
 FORMAT = 1
 
@@ -72,6 +72,7 @@ def save(one: Aggregator) -> Saved:
         "sites": one.admission.sites.to_json(),
         "nodes": one.nodes.to_json(),
         "norms": one.admission.norms.to_json(),
+        "samples": one.admission.samples.to_json(),
         "partials": one.partials,
         "epoch": one.epoch,
         "last": None if one.last is None else one.last.to_json(),
@@ -113,7 +114,8 @@ def load(one: Aggregator, head: bytes, read: Read) -> int:
     one.history = History.from_json(header["history"], most_staleness=most)
     one.admission.sites = Sites.from_json(header["sites"], settings.most_sites)
     one.nodes = Sites.from_json(header["nodes"], settings.most_sites)
-    one.admission.norms = Norms.from_json(header["norms"])
+    one.admission.norms = Usual.from_json(header["norms"])
+    one.admission.samples = Usual.from_json(header["samples"])
     one.partials, one.epoch = header["partials"], header["epoch"]
     last, partial = header["last"], header["partial"]
     one.last = None if last is None else RoundReport.from_json(last)
@@ -123,7 +125,7 @@ def load(one: Aggregator, head: bytes, read: Read) -> int:
 
 def pack_partial(partial: Partial) -> bytes:
     """A partial as bytes, for a file or for the way to another machine."""
-    arrays: Arrays = {"norms": partial.norms}
+    arrays: Arrays = {"norms": partial.norms, "samples": partial.samples}
     pools: dict[str, Any] = {}
     for name, collected in partial.pools.items():
         pieces: dict[str, Callable[[], bytes]] = {}
@@ -162,6 +164,7 @@ def unpack_partial(data: bytes, settings: AggregatorSettings) -> Partial:
         base_version=header["base_version"],
         counts=OpenRound.from_json(header["counts"]),
         norms=arrays["norms"],
+        samples=arrays["samples"],
         pools=pools,
     )
 

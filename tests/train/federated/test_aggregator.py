@@ -432,3 +432,16 @@ def test_a_partial_of_another_layout_or_an_unknown_version_is_refused():
 def test_a_start_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"start is float32 \(3,\), need float32 6"):
         aggregator(start=np.zeros(3, np.float32))
+
+
+def test_a_partial_is_as_old_as_its_first_update():
+    leaf, root = aggregator(), aggregator(updates=1, **PLAIN)
+    offer(leaf, "a", delta(1))
+    offer(root, "b", delta(0))
+    root.maybe_step(0.0)
+    leaf.adopt(1, {"": root.shared()})
+    offer(leaf, "c", delta(1))
+    partial = leaf.partial()
+    assert partial is not None
+    assert partial.base_version == 0
+    assert root.merge(partial).staleness == 1

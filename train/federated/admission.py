@@ -50,11 +50,11 @@ class Refused:
     norm: float = 0.0
     """Of an outlier."""
     again: bool = False
-    """Whether it was refused before: a repeated call is no further offence."""
+    """Whether it was judged before: a repeated call leaves no trace, and is no further offence."""
 
 
 class Admission:
-    """Judges updates, and keeps account of sites and of what is usual. `judge` itself changes nothing."""
+    """Judges updates, and keeps account of sites and of what is usual. `judge` changes nothing."""
 
     def __init__(
         self,
@@ -144,7 +144,8 @@ class Admission:
             return Refused(Verdict.UNAUTHORISED, f"{meta.site!r} is no site of this federation")
         before = self.sites.verdict(meta.site, meta.sequence)
         if before is Verdict.ACCEPTED:
-            return Refused(Verdict.DUPLICATE, f"sequence {meta.sequence} was counted before")
+            reason = f"sequence {meta.sequence} was counted before"
+            return Refused(Verdict.DUPLICATE, reason, again=True)
         if before is Verdict.STALE:
             return Refused(Verdict.STALE, f"sequence {meta.sequence} is older than the last {KEPT}")
         if before is not None:

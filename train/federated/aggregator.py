@@ -111,7 +111,8 @@ class Aggregator:
         if not isinstance(judged, Refused) and not self._make_room(meta.role):
             judged = Refused(Verdict.LIMITED, f"{len(self.roles)} roles are known already")
         if isinstance(judged, Refused):
-            self.open.verdicts[judged.verdict.value] += 1
+            if not judged.again:
+                self.open.verdicts[judged.verdict.value] += 1
             self.admission.refuse(meta, judged, round=number)
             return Receipt(judged.verdict, judged.reason, number, self.version)
         for name, scope in ((GLOBAL, Scope.GLOBAL), (_pool_of(meta.role), Scope.ROLE)):
@@ -248,7 +249,7 @@ class Aggregator:
         if not all(math.isfinite(norm_of(each)) for each in proposed):
             for pool in self.pools.values():
                 pool.reject()
-            self.last = self._report("held", "the step is not finite", version=self.version)
+            self.last = self._report("held", "the step is not finite")
             self._close()
             return self.last
         length = math.sqrt(sum(norm**2 for norm in norms))
@@ -261,7 +262,7 @@ class Aggregator:
 
     def _hold(self, reason: str, now_s: float) -> RoundReport:
         """Report that the round goes on under the next number; a quarantine counts rounds."""
-        self.last = self._report("held", reason, version=self.version)
+        self.last = self._report("held", reason)
         self.open = self.open.carried(now_s)
         return self.last
 
@@ -270,25 +271,17 @@ class Aggregator:
         outcome: Outcome,
         reason: str,
         *,
-        version: int,
+        version: int | None = None,
         step_norm: float = 0.0,
         capped: bool = False,
     ) -> RoundReport:
-        now, norms = self.open, self.admission.norms
-        median = norms.quantile(0.5, fresh=True)
-        return RoundReport(
-            round=now.number,
+        return RoundReport.of(
+            self.open,
+            self.admission,
             outcome=outcome,
             reason=reason,
-            version=version,
+            version=self.version if version is None else version,
             base_version=self.version,
-            sites=tuple(sorted(now.sites)),
-            updates=now.updates,
-            samples=now.samples,
-            verdicts=dict(sorted(now.verdicts.items())),
-            median_norm=median if math.isfinite(median) else 0.0,
-            most_staleness=now.stalest,
-            quarantined=self.admission.sites.quarantined(now.number),
             step_norm=step_norm,
             capped=capped,
         )

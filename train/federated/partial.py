@@ -16,9 +16,10 @@ from train.federated.rounds import OpenRound
 class Partial:
     """Sums and counts of the updates that one aggregator admitted.
 
-    Nodes are trusted, and a site sends to one of them only. Merging partials is associative and, up to the last bit of float64, gives what one aggregator
-    of all the updates would hold. For order statistics a leaf hands on its reservoir: the medians
-    are those of the sites that all leaves together hold.
+    Nodes are trusted, and a site sends to one of them only. Merging partials is associative and, up
+    to the last bit of float64, gives what one aggregator of all the updates would hold. For order
+    statistics a leaf hands on its reservoir: the medians are those of the sites that all leaves
+    together hold.
     """
 
     node: str

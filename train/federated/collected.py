@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from train.federated.admission import Admitted
 from train.federated.mean import Mean
 from train.federated.order import (
-    FEWEST_TO_TRIM,
     Entry,
     Reservoir,
+    can_be_trimmed,
     draw_of,
     median,
     trimmed_mean,
@@ -55,8 +55,9 @@ class Collected:
     def waits(self) -> str:
         """Why it cannot be aggregated yet; "" when it can."""
         held = len(self.reservoir.entries)
-        if self._settings.rule == "trimmed_mean" and held < FEWEST_TO_TRIM:
-            return f"{held} sites, a trimmed mean needs {FEWEST_TO_TRIM}"
+        trim = self._settings.trim
+        if self._settings.rule == "trimmed_mean" and not can_be_trimmed(held, trim):
+            return f"{held} sites are too few to trim {trim:g} at each end"
         return "" if self else "no update"
 
     def take(self) -> DoubleArray:

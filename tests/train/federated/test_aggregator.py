@@ -305,11 +305,21 @@ def test_a_trimmed_mean_waits_for_five_sites():
     assert one.maybe_step(0.0) is None
     held = one.maybe_step(60.0)
     assert held is not None
-    assert held.reason == "4 sites, a trimmed mean needs 5"
+    assert held.reason == "4 sites are too few to trim 0.2 at each end"
     offer(one, "e", delta(1))
     report = one.maybe_step(120.0)
     assert report is not None
     assert report.outcome == "stepped"
+
+
+def test_a_share_that_would_leave_nobody_waits_for_more_sites_and_never_raises():
+    one = aggregator(updates=6, rule="trimmed_mean", trim=0.45)
+    for site in "abcdef":
+        offer(one, site, delta(1))
+    one.maybe_step(0.0)
+    held = one.maybe_step(60.0)
+    assert held is not None
+    assert held.reason == "6 sites are too few to trim 0.45 at each end"
 
 
 def test_a_role_with_too_few_to_trim_waits_and_the_others_do_not():
@@ -319,7 +329,7 @@ def test_a_role_with_too_few_to_trim_waits_and_the_others_do_not():
     offer(one, "f", delta(1), role="db")
     report = one.maybe_step(0.0)
     assert report is not None
-    assert report.reason == "role/db: 1 sites, a trimmed mean needs 5"
+    assert report.reason == "role/db: 1 sites are too few to trim 0.2 at each end"
     assert one.shared("web").tolist() == [1, 2, 3, 4, 11, 21]
     assert one.shared("db").tolist() == [1, 2, 3, 4, 10, 20]
 

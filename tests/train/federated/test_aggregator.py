@@ -455,3 +455,16 @@ def test_a_partial_is_as_old_as_its_first_update():
     assert partial is not None
     assert partial.base_version == 0
     assert root.merge(partial).staleness == 1
+
+
+def test_staleness_does_not_add_up_over_arrivals():
+    one = aggregator(updates=1, **PLAIN)
+    offer(one, "a", delta(0))
+    one.maybe_step(0.0)
+    moved = []
+    for number in range(6):
+        before = one.shared()
+        one.offer(meta("late", number, base_version=one.version - 1), delta(1))
+        one.maybe_step(0.0)
+        moved.append(float((one.shared() - before)[0]))
+    assert moved == pytest.approx([2**-0.5] * 6, rel=1e-5)

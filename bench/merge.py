@@ -36,7 +36,7 @@ FloatArray = NDArray[np.float32]
 
 _CHUNK = 1 << 16
 """Of the plain sum that ours is compared with."""
-_IN_FLIGHT = 32
+_IN_FLIGHT = 64
 """Calls that wait for the actor at once: they share its writes."""
 _FAN_IN = 25
 """Sites of one leaf of the tree."""
@@ -159,7 +159,14 @@ def through_ray(setting: Setting, deltas: list[FloatArray]) -> dict[str, Any]:
 
         layout, start = _layout(setting.parameters), deltas[0]
         references = [ray.put(delta) for delta in deltas]
-        shell: Any = ray.remote(AggregatorActor)
+
+        class Timed(AggregatorActor):
+            """Says what it costs: a busy machine makes it slower, but no dearer."""
+
+            async def cpu_s(self) -> float:
+                return time.process_time()
+
+        shell: Any = ray.remote(Timed)
         bare: Any = ray.remote(_Bare).options(num_cpus=0.1, max_concurrency=1000).remote()
         settings = AggregatorSettings(updates=setting.updates)
         actors = {
@@ -173,15 +180,17 @@ def through_ray(setting: Setting, deltas: list[FloatArray]) -> dict[str, Any]:
             )
             for kept in ("write", "fsync")
         }
-        numbers = iter(range(setting.rounds + 1))
         rates: dict[str, list[float]] = {"bare": [], "write": [], "fsync": []}
-        for number in numbers:
+        spent = dict.fromkeys(actors, 0.0)
+        for number in range(setting.rounds + 1):
             for name, actor in {"bare": bare, **actors}.items():
                 metas = [_meta(place, number, number, layout) for place in range(len(deltas))]
+                before = ray.get(actor.cpu_s.remote()) if name in actors else 0.0
                 seconds = _seconds(actor, list(zip(metas, references, strict=True)), ray)
                 if number:  # the first one warms up
                     rates[name].append(len(deltas) / seconds)
-                if name != "bare":
+                if name in actors:
+                    spent[name] += (ray.get(actor.cpu_s.remote()) - before) if number else 0.0
                     assert ray.get(actor.step.remote(0.0)).updates == len(deltas)
         found = {name: statistics.median(each) for name, each in rates.items()}
     print(", ".join(f"{name} {rate:.0f} updates/s" for name, rate in found.items()), flush=True)
@@ -190,6 +199,7 @@ def through_ray(setting: Setting, deltas: list[FloatArray]) -> dict[str, Any]:
         "fsync_updates_per_s": round(found["fsync"], 1),
         "bare_updates_per_s": round(found["bare"], 1),
         "share_of_bare": round(found["write"] / found["bare"], 3),
+        "actor_cpu_ms_per_update": round(spent["write"] * 1e3 / (setting.rounds * len(deltas)), 3),
     }
 
 

@@ -9,6 +9,7 @@ controller ─ between two steps ─► its own files held
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import Any
 
 from forecast import backup
 from forecast.audit import verify
-from forecast.backup import STATE, Held, Manifest
+from forecast.backup import STATE, CopiedFile, Held, Manifest
+from forecast.storage import DISK
 
 log = logging.getLogger("fleetcast.backup")
 
@@ -43,40 +45,55 @@ async def take(
     that `stepped` says. Raises StateError when something is there already, or a part fails.
     """
     work = await asyncio.to_thread(backup.begin, folder)
-    async with turn:
-        slot = stepped()
-        held = Held(_own(panel_dir))
-        try:
-            for begun in [one.begin_copy.remote(work) for one in (registry, buffer)]:
-                await begun
-            of_ledger = await ledger.copy_to.remote(work / STATE)
-        except BaseException:
-            held.close()
-            raise
-    files = await asyncio.to_thread(held.copy, work)
-    of_registry, of_buffer = registry.end_copy.remote(), buffer.end_copy.remote()
-    parts = {
-        "ledger.sqlite.lock": of_ledger,
-        "owner.lock": await of_registry,
-        "buffer/owner.lock": await of_buffer,
-    }
-    for copied, _ in parts.values():
-        files += copied
-    audit = await asyncio.to_thread(verify, work / STATE / "audit")
-    manifest = Manifest(
-        fleet=fleet,
-        panel=panel,
-        slot=slot,
-        taken_at=now(),
-        audit_records=audit.records,
-        audit_head=audit.head,
-        epochs={place: epoch for place, (_, epoch) in parts.items()},
-        files=tuple(sorted(files, key=lambda file: file.path)),
-    )
-    await asyncio.to_thread(backup.finish, work, folder, manifest)
+    try:
+        async with turn:
+            slot = stepped()
+            held = Held(_own(panel_dir))
+            try:
+                for begun in [one.begin_copy.remote(work) for one in (registry, buffer)]:
+                    await begun
+                of_ledger = await ledger.copy_to.remote(work / STATE)
+            except BaseException:
+                held.close()
+                raise
+        files = await asyncio.to_thread(held.copy, work)
+        of_registry, of_buffer = registry.end_copy.remote(), buffer.end_copy.remote()
+        parts = {
+            "ledger.sqlite.lock": of_ledger,
+            "owner.lock": await of_registry,
+            "buffer/owner.lock": await of_buffer,
+        }
+        audit = await asyncio.to_thread(verify, work / STATE / "audit")
+        manifest = Manifest(
+            fleet=fleet,
+            panel=panel,
+            slot=slot,
+            taken_at=now(),
+            audit_records=audit.records,
+            audit_head=audit.head,
+            epochs={place: epoch for place, (_, epoch) in parts.items()},
+            files=tuple(sorted(sum((one for one, _ in parts.values()), files), key=_place)),
+        )
+        await asyncio.to_thread(backup.finish, work, folder, manifest)
+    except BaseException:
+        await _abandon(work, registry, buffer)
+        raise
     told = backup.told(folder, manifest)
     log.info("a backup is in %s", folder, extra=told)
     return told
+
+
+def _place(file: CopiedFile) -> str:
+    return file.path
+
+
+async def _abandon(work: Path, *actors: Any) -> None:
+    """Wait for copies that were begun, then remove what there is; it cannot be used."""
+    for ending in [one.end_copy.remote() for one in actors]:
+        with contextlib.suppress(Exception):  # what failed is told by whoever calls this
+            await ending
+    with contextlib.suppress(OSError):
+        await asyncio.to_thread(DISK.remove, work)
 
 
 def _own(panel_dir: Path) -> dict[str, Path]:

@@ -24,6 +24,8 @@ class Copied:
     async def begin_copy(self, folder: Path) -> None:
         """Hold the files as they stand now, and start to copy them below a folder."""
         self._lock.check()
+        if self._copying is not None:  # of a backup that was given up: it ends by itself
+            await asyncio.wait([self._copying])
         fixed = self._fixed_files
         held = Held(self._files(), None if fixed is None else fixed())
         self._copying = asyncio.create_task(asyncio.to_thread(held.copy, folder))

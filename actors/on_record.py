@@ -58,11 +58,17 @@ class OnRecord:
 
         Raises UnknownUpdate without one, StateError where the evidence is not kept, or no longer.
         """
-        verdict = self._registry.verdict(update_id)
-        if verdict is None:
+        record = self._verdict(update_id)
+        if record is None:
             raise UnknownUpdate(f"no verdict on {update_id!r:.80} is on record")
-        record = self._audit.record(verdict.sequence)
         return record, self._evidence.read(evidence_of(record.detail), slot=record.slot)
+
+    def _verdict(self, update_id: str) -> AuditRecord | None:
+        """The record of a verdict: by its key, or, of a training by hand, the newest that fits."""
+        if (known := self._registry.verdict(update_id)) is not None:
+            return self._audit.record(known.sequence)
+        verdicts = self._audit.records(kinds=("promote", "reject"), newest_first=True)
+        return next((one for one in verdicts if one.detail["update_id"] == update_id), None)
 
     async def configured(self, config: Mapping[str, Any], who: str) -> None:
         """Put the config that the fleet runs with, by key, on record where it is another one."""

@@ -197,7 +197,8 @@ def begin(folder: Path, *, disk: Disk = DISK) -> Path:
         raise StateError(f"{folder}: is there already, and not empty")
     make_folders(folder.parent, disk=disk)
     for left in folder.parent.glob(f"{TEMPORARY}{folder.name}-*"):
-        disk.remove(left)
+        with contextlib.suppress(OSError):  # somebody may still be writing there
+            disk.remove(left)
     work = folder.with_name(f"{TEMPORARY}{folder.name}-{uuid.uuid4().hex[:8]}")
     disk.make_folder(work)
     return work

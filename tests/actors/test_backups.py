@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from actors import backups
+from actors import arguments, backups
 from actors.local import LocalFleet, LocalHandle
+from actors.loop import ControllerActor
 from cli import main
 from forecast.audit import AuditLog, verify
 from forecast.backup import check
@@ -156,7 +157,7 @@ async def test_a_part_that_fails_leaves_no_backup(story, tmp_path):
     whole, fleet.ledger._actor = fleet.ledger._actor, NoLedger()
     with pytest.raises(StateError, match="cannot copy the ledger"):
         await take(fleet, made, tmp_path / "backup")
-    assert not (tmp_path / "backup").exists()
+    assert list(tmp_path.iterdir()) == []
     fleet.ledger._actor = whole
     await take(fleet, made, tmp_path / "backup")
     assert check(tmp_path / "backup").files
@@ -187,8 +188,24 @@ async def test_steps_wait_while_all_is_held_and_the_ledger_copied_and_no_longer(
     await fleet.close()
 
 
-def run(*arguments: object):
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+async def test_the_controllers_actor_writes_one_backup_after_the_other_while_it_steps(tmp_path):
+    made = small_config(tmp_path / "state", REPLAY, enabled=False)
+    fleet = LocalFleet(made, now=lambda: 0.0)
+    handles = {name: getattr(fleet, name) for name in ("buffer", "ledger", "trainer", "registry")}
+    actor = ControllerActor(**handles, **arguments.controller(made))
+    for request_id, block in blocks(REPLAY, slots=1)[:3]:
+        await fleet.append(request_id, block)
+    asked = [actor.backup(tmp_path / "backups" / name) for name in ("one", "two")]
+    told = await asyncio.gather(*asked)
+    await actor.close()
+    for one in told:
+        assert check(Path(one["folder"])).files
+    assert sorted(path.name for path in (tmp_path / "backups").iterdir()) == ["one", "two"]
+    await fleet.close()
+
+
+def run(*words: object):
+    return CliRunner().invoke(main, [str(word) for word in words])
 
 
 def test_the_commands_verify_reproduce_and_restore_from_files_alone(story, tmp_path):

@@ -143,6 +143,8 @@ class Controller:
         if self._members.champion is not None and slot > self._learning.learned_to:
             state = await self._drift.step(report, state, self._state)
         state = await self._safety.step(report, state, self._state)
+        if self._safety.restored:
+            await self._refresh_members()  # a step done again finds the other champion, too
         state = await self._learning.step(state)
         state = await self._safety.learned(self._learning.outcome, state)
         snapshot = await self._issue(slot)

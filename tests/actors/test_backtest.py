@@ -112,7 +112,6 @@ def test_every_figure_can_be_made_again_from_the_dump(told):
         for server, part in mine.groupby("server"):
             assert _wql(part) == pytest.approx(report["servers"][server][member]["wql"], rel=1e-6)
 
-
     twin = joined[joined["member"] == "twin"]
     assert len(twin) == 3 * report["shadows"]["twin"]["n"]
     assert _wql(twin) == pytest.approx(report["shadows"]["twin"]["wql"], rel=1e-6)

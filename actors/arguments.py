@@ -199,7 +199,8 @@ def settings(config: Config) -> Settings:
         beside=versions_beside(config),
         precision=config.serve.precision,
         twin_share=config.twin.share if config.twin.enabled else 0.0,
-        twin_hours=config.twin.hours,
+        # Without an automatic way back the twin only tells.
+        twin_hours=config.twin.hours if config.online_learning.enable_rollback else 0,
         breaker=breaker_rules(config) if config.breaker.enabled else None,
         drift=drift_rules(config) if online.drift_detection_enabled else None,
         rollout=rollout_rules(config) if config.rollout.enabled else None,

@@ -59,3 +59,13 @@ def test_by_itself_the_whole_model_moves_and_nothing_holds_it_back(usual):
     assert usual.report.moving == "full"
     assert set(usual.report.losses) == {"pinball"}
     assert usual.report.learning_rate == usual.report.lowest_learning_rate == 1e-3
+
+
+def test_without_an_automatic_way_back_the_twin_only_tells():
+    given = {"state_dir": "s", "panel": PANEL, "online_learning": {"enable_rollback": False}}
+    told, acts = (
+        arguments.settings(Config.model_validate(one))
+        for one in (given, {**given, "online_learning": {}})
+    )
+    assert (told.twin_hours, acts.twin_hours) == (0, 72)
+    assert told.twin_share == acts.twin_share > 0

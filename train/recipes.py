@@ -33,6 +33,8 @@ class Recipe:
     """What a batch's say in that is worth when the next one, later in time, has been seen."""
     distillation_weight: float = 0.0
     """How much it costs to forecast otherwise than the champion does; 0: nothing."""
+    proximal_weight: float = 0.0
+    """How much it costs a federated site to leave the weights it began from; 0: nothing."""
 
     def __post_init__(self) -> None:
         if (
@@ -44,10 +46,11 @@ class Recipe:
                 f"be above 0, epochs {self.epochs} and batch_size {self.batch_size} at least 1"
             )
         sizes = (self.micro_batch_size, self.warm_restart_steps)
-        if min(*sizes, self.ewc_weight, self.distillation_weight) < 0:
+        held = (self.ewc_weight, self.distillation_weight, self.proximal_weight)
+        if min(*sizes, *held) < 0:
             raise ValueError(
-                f"micro_batch_size {sizes[0]}, warm_restart_steps {sizes[1]}, ewc_weight "
-                f"{self.ewc_weight} and distillation_weight {self.distillation_weight} start at 0"
+                f"micro_batch_size {sizes[0]}, warm_restart_steps {sizes[1]}, ewc_weight {held[0]},"
+                f" distillation_weight {held[1]} and proximal_weight {held[2]} start at 0"
             )
         if self.drift_rate_factor <= 0 or not 0 < self.ewc_decay <= 1:
             raise ValueError(

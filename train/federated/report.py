@@ -1,0 +1,41 @@
+"""What became of a round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Outcome = Literal["stepped", "held"]
+"""A new version, or a candidate for one; or nothing, and the round goes on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundReport:
+    """One round's end. The same updates give the same report, so it holds no duration."""
+
+    round: int
+    outcome: Outcome
+    reason: str
+    """Why it was held; "" for a step."""
+    version: int
+    """The number of the version that was made; when held, of the last accepted one."""
+    base_version: int
+    """The last accepted version, which the step was made from."""
+    sites: tuple[str, ...]
+    """Who took part, by name; of a tree's leaves their own names."""
+    updates: int
+    samples: int
+    verdicts: Mapping[str, int]
+    """Updates of the round by verdict."""
+    median_norm: float
+    """Of the deltas as they were sent."""
+    most_staleness: int
+    step_norm: float
+    """Of the step, after its cap."""
+    capped: bool
+    """Whether the step was longer than its cap."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {**asdict(self), "sites": list(self.sites), "verdicts": dict(self.verdicts)}

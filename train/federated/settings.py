@@ -1,0 +1,70 @@
+"""How updates are merged: the rule, the server's optimiser, when a round ends, what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Rule = Literal["mean", "median", "trimmed_mean"]
+Optimizer = Literal["plain", "momentum", "adam", "yogi"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AggregatorSettings:
+    """Settings of one aggregator. Raises ValueError for numbers that make no sense.
+
+    With `updates` at the number of sites, `quorum` and `deadline_s` rounds are synchronous; with
+    a smaller `updates` they are asynchronous, as FedBuff's. Either way what comes late counts as
+    stale, up to `most_staleness`.
+    """
+
+    rule: Rule = "mean"
+    trim: float = 0.2
+    """Share of the sites that a trimmed mean drops at each end of every coordinate."""
+    optimizer: Optimizer = "plain"
+    learning_rate: float = 1.0
+    momentum: float = 0.9
+    """Of what moved before; for Adam and Yogi the decay of the first moment."""
+    beta2: float = 0.99
+    """Decay of the second moment of Adam and Yogi."""
+    tau: float = 0.1
+    """Their adaptivity, as a share of the root mean square of the first aggregate."""
+    updates: int = 10
+    """A step is made when so many updates were accepted."""
+    quorum: int = 2
+    """Sites that must have sent one, at the deadline and before."""
+    deadline_s: float = 600.0
+    """A round that has its quorum ends so long after its first update."""
+    most_staleness: int = 5
+    """Accepted versions that an update's base may lie back."""
+    staleness_power: float = 0.5
+    """An update counts `(1 + staleness) ** -power` of its delta."""
+    gated: bool = False
+    """Whether a step is a candidate until `accept_step` or `reject_step` says what it is."""
+    most_sites: int = 10_000
+    """Sites that are kept account of; a further one is refused."""
+    reservoir: int = 32
+    """Deltas that order statistics hold: of more sites a fair sample of so many decides."""
+    seed: int = 0
+    """Draws that sample."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.trim < 0.5:
+            raise ValueError(f"trim {self.trim} is not between 0 and 0.5")
+        if not 0 <= self.momentum < 1 or not 0 <= self.beta2 < 1:
+            raise ValueError(f"momentum {self.momentum} and beta2 {self.beta2} are in [0, 1)")
+        if min(self.learning_rate, self.tau, self.deadline_s) <= 0:
+            raise ValueError(
+                f"learning_rate {self.learning_rate}, tau {self.tau} and "
+                f"deadline_s {self.deadline_s} must be above 0"
+            )
+        if min(self.updates, self.quorum, self.most_sites, self.reservoir) < 1:
+            raise ValueError(
+                f"updates {self.updates}, quorum {self.quorum}, most_sites {self.most_sites} and "
+                f"reservoir {self.reservoir} start at 1"
+            )
+        if self.most_staleness < 0 or self.staleness_power < 0:
+            raise ValueError(
+                f"most_staleness {self.most_staleness} and staleness_power "
+                f"{self.staleness_power} start at 0"
+            )

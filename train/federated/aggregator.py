@@ -7,18 +7,27 @@ asynchronous as Nguyen et al. 2022, "Federated learning with buffered asynchrono
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from train.federated.admission import Admission, Refused
+from train.federated.history import History
+from train.federated.mean import norm_of
+from train.federated.partial import Partial
 from train.federated.partition import Layout, Scope
+from train.federated.pool import Pool
 from train.federated.report import Outcome, RoundReport
+from train.federated.rounds import OpenRound
 from train.federated.settings import AggregatorSettings
+from train.federated.sites import Sites
 from train.federated.update import Receipt, UpdateMeta, Verdict
 
 FloatArray = NDArray[np.float32]
+
+GLOBAL = "global"
+"""The pool of what all sites share; `role/web` is what sites of role `web` do."""
 
 
 class Aggregator:
@@ -36,150 +45,272 @@ class Aggregator:
         settings: AggregatorSettings,
         version: int = 0,
         sites: Collection[str] | None = None,
+        node: str = "root",
     ) -> None:
         """`start` [size] is the shared part of version `version`, every role's at first.
 
-        `sites` may send updates; unset, any may.
+        `sites` may send updates; unset, any may. `node` names it in a tree. Raises ValueError for
+        a vector that does not fit the layout.
         """
-        self._layout, self._settings = layout, settings
-        self._global, self._role = layout.part(Scope.GLOBAL), layout.part(Scope.ROLE)
-        self._allowed = None if sites is None else frozenset(sites)
-        self._version, self._next, self._round = version, version + 1, 0
-        self._history = [version]
-        self._vectors = {"": start.copy()}
-        self._candidate: dict[str, FloatArray] | None = None
-        self._seen: set[tuple[str, int]] = set()
-        self._sums: dict[str, NDArray[np.float64]] = {}
-        self._mass: Counter[str] = Counter()
-        self._sites: set[str] = set()
-        self._verdicts: Counter[Verdict] = Counter()
-        self._since: float | None = None
-        self._stalest = 0
+        if start.dtype != np.float32 or start.shape != (layout.size,):
+            raise ValueError(f"start is {start.dtype} {start.shape}, need float32 {layout.size}")
+        self.settings, self.schema_hash, self.node = settings, layout.schema_hash, node
+        self._parts = {scope: layout.part(scope) for scope in (Scope.GLOBAL, Scope.ROLE)}
+        self.admission = Admission(
+            size=layout.size, schema_hash=layout.schema_hash, settings=settings, allowed=sites
+        )
+        self.nodes = Sites(settings.most_sites)
+        """Whose partials were merged."""
+        self.open = OpenRound()
+        self.pools = {
+            name: Pool(start[self._parts[scope]].copy(), settings)
+            for name, scope in ((GLOBAL, Scope.GLOBAL), (_pool_of(""), Scope.ROLE))
+        }
+        self.history = History(version, most_staleness=settings.most_staleness)
+        self.outgoing: Partial | None = None
+        self.partials = 0
+        self.last: RoundReport | None = None
+        """Of the round before; a call that was lost on the way back finds it here."""
+        self.epoch = 0
+        """Rises whenever a vector or a moment changes."""
 
     @property
     def version(self) -> int:
         """The last accepted global version."""
-        return self._version
+        return self.history.last
 
     @property
     def round(self) -> int:
         """The round that is open."""
-        return self._round
+        return self.open.number
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles that have a part of their own."""
+        return tuple(name.removeprefix("role/") for name in self.pools if name != GLOBAL)
 
     def shared(self, role: str = "") -> FloatArray:
         """[size] what a site of this role begins from: the last accepted version."""
-        return self._vectors.get(role, self._vectors[""]).copy()
+        return np.concatenate([self.pools[GLOBAL].vector, self._role(role).vector])
 
     def candidate(self, role: str = "") -> tuple[int, FloatArray] | None:
         """Number and vector [size] of the step that waits for its verdict, if one does."""
-        if self._candidate is None:
+        if not self.history.pending:
             return None
-        return self._next - 1, self._candidate.get(role, self._candidate[""]).copy()
+        both = (self.pools[GLOBAL], self._role(role))
+        found = [pool.vector if pool.proposed is None else pool.proposed[0] for pool in both]
+        return self.history.given, np.concatenate(found)
 
     def offer(self, meta: UpdateMeta, delta: FloatArray) -> Receipt:
         """Take a site's delta [size] against the global version it names, or say why not.
 
         The array is only read, and not needed after the call.
         """
-        verdict, reason, staleness = self._judge(meta, delta)
-        self._verdicts[verdict] += 1
-        if verdict is Verdict.ACCEPTED:
-            self._seen.add((meta.site, meta.sequence))
-            weight = meta.samples * (1 + staleness) ** -self._settings.staleness_power
-            roles = {"", meta.role}
-            for role in roles:
-                total = self._sums.setdefault(role, np.zeros(self._layout.size, np.float64))
-                part = slice(None) if role == meta.role else self._global
-                total[part] += weight * delta[part].astype(np.float64)
-            self._mass["global"] += meta.samples
-            self._mass[f"role/{meta.role}"] += meta.samples
-            self._sites.add(meta.site)
-            self._stalest = max(self._stalest, staleness)
-        return Receipt(verdict, reason, self._round, self._version, staleness)
+        number, taken = self.open.number, self.open.sites.get(meta.site, 0)
+        judged = self.admission.judge(meta, delta, round=number, taken=taken, history=self.history)
+        if not isinstance(judged, Refused) and not self._make_room(meta.role):
+            judged = Refused(Verdict.LIMITED, f"{len(self.roles)} roles are known already")
+        if isinstance(judged, Refused):
+            self.open.verdicts[judged.verdict.value] += 1
+            self.admission.refuse(meta, judged, round=number)
+            return Receipt(judged.verdict, judged.reason, number, self.version)
+        for name, scope in ((GLOBAL, Scope.GLOBAL), (_pool_of(meta.role), Scope.ROLE)):
+            part = delta[self._parts[scope]]
+            self.pools[name].collected.add(meta, part, discount=judged.discount, round=number)
+        self.admission.accept(meta, judged)
+        self.open.accept(meta.site, meta.samples, judged.staleness)
+        return Receipt(Verdict.ACCEPTED, "", number, self.version, judged.staleness)
 
     def maybe_step(self, now_s: float) -> RoundReport | None:
-        """End the round when it is due: a step, or a report that it is held; else None."""
-        count = self._verdicts[Verdict.ACCEPTED]
-        if self._since is None and count:
-            self._since = now_s
-        if self._candidate is not None or self._since is None:
+        """End the round when it is due: a step, or a report that it is held; else None.
+
+        While a step waits for its verdict nothing is due, and updates go on being collected.
+        """
+        settings, now = self.settings, self.open
+        if self.history.pending or not now.updates:
             return None
-        late = now_s >= self._since + self._settings.deadline_s
-        enough = len(self._sites) >= self._settings.quorum
-        if not enough or (count < self._settings.updates and not late):
-            return self._report("held", f"{len(self._sites)} sites") if late else None
-        samples = self._mass["global"]
-        step = np.zeros(self._layout.size, np.float64)
-        self._candidate = {}
-        for role in {*self._vectors, *self._sums}:
-            base = self._vectors.get(role, self._vectors[""])
-            step[:] = 0
-            if self._global.stop:
-                merged = sum(total[self._global] for total in self._sums.values())
-                step[self._global] = merged / samples
-            if mass := self._mass[f"role/{role}"]:
-                step[self._role] = self._sums[role][self._role] / mass
-            moved = base + self._settings.learning_rate * step
-            self._candidate[role] = moved.astype(np.float32)
-        self._next += 1
-        report = self._report("stepped", "")
+        if now.since_s is None:
+            now.since_s = now_s
+        late = now_s >= now.since_s + settings.deadline_s
+        enough = len(now.sites) >= settings.quorum
+        if not late and (now.updates < settings.updates or not enough):
+            return None
+        if not enough:
+            return self._hold(f"{len(now.sites)} of {settings.quorum} sites", now_s)
+        if waits := self.pools[GLOBAL].collected.waits():
+            return self._hold(waits, now_s) if late else None
+        return self._step()
+
+    def accept_step(self, version: int | None = None) -> None:
+        """The candidate becomes the global version; nothing happens when it is that already.
+
+        `version`, its number, makes a repeated call safe. Raises ValueError when no such candidate
+        waits.
+        """
+        if self.history.accept(version):
+            for pool in self.pools.values():
+                pool.accept()
+            self.epoch += 1
+
+    def reject_step(self, version: int | None = None) -> None:
+        """The candidate is dropped: weights and moments are those of the last accepted version.
+
+        Its number is not used again. A repeated call with it does nothing; raises ValueError when
+        no such candidate waits, or when it was accepted.
+        """
+        if self.history.reject(version):
+            for pool in self.pools.values():
+                pool.reject()
+            self.epoch += 1
+
+    def adopt(self, version: int, shared: Mapping[str, FloatArray]) -> None:
+        """Go on from a version that another aggregator accepted: `shared` [size] by role.
+
+        What a leaf of a tree does after each step of its root. Its moments begin anew. Raises
+        ValueError for a version that is not later, or vectors that do not fit.
+        """
+        if version <= self.history.given:
+            raise ValueError(f"version {version} is not after {self.history.given}")
+        size = self._parts[Scope.ROLE].stop
+        if "" not in shared or any(each.shape != (size,) for each in shared.values()):
+            raise ValueError(f"need vectors [{size}], one for the role ''")
+        for role, each in shared.items():
+            pool = self.pools.setdefault(_pool_of(role), Pool(each, self.settings))
+            pool.replace(each[self._parts[Scope.ROLE]])
+        self.pools[GLOBAL].replace(shared[""][self._parts[Scope.GLOBAL]])
+        self.history.adopt(version)
+        self.epoch += 1
+
+    def partial(self) -> Partial | None:
+        """What was collected, for the aggregator above; None when nothing was.
+
+        It is the same one until `confirm` says that it arrived, and what comes meanwhile is for
+        the next.
+        """
+        if self.outgoing is None and self.open.updates:
+            self.outgoing = Partial(
+                node=self.node,
+                sequence=self.partials,
+                schema_hash=self.schema_hash,
+                base_version=self.version,
+                counts=self.open,
+                norms=self.admission.norms.fresh.copy(),
+                pools={n: pool.hand_over() for n, pool in self.pools.items() if pool.collected},
+            )
+            self._close()
+        return self.outgoing
+
+    def confirm(self, sequence: int) -> None:
+        """The partial of this number arrived above."""
+        if self.outgoing is not None and self.outgoing.sequence == sequence:
+            self.outgoing = None
+            self.partials += 1
+
+    def merge(self, partial: Partial) -> Receipt:
+        """Take what a leaf collected; the same partial again changes nothing."""
+        number, version = self.open.number, self.version
+        if partial.schema_hash != self.schema_hash:
+            reason = f"schema {partial.schema_hash[:12]}, need {self.schema_hash[:12]}"
+            return Receipt(Verdict.MALFORMED, reason, number, version)
+        if self.nodes.verdict(partial.node, partial.sequence) is not None:
+            return Receipt(Verdict.DUPLICATE, "", number, version)
+        staleness = self.history.staleness(partial.base_version)
+        if staleness is None:
+            reason = f"version {partial.base_version} is none of {self.history.accepted}"
+            return Receipt(Verdict.STALE, reason, number, version)
+        scale = float((1 + staleness) ** -self.settings.staleness_power)
+        for name, collected in partial.pools.items():
+            if name not in self.pools:
+                self._make_room(name.removeprefix("role/"))
+            self.pools[name].collected.merge(collected, scale=scale)
+        self.open.merge(partial.counts)
+        self.admission.norms.merge(partial.norms)
+        self.nodes.accept(partial.node, partial.sequence)
+        return Receipt(Verdict.ACCEPTED, "", number, version, staleness)
+
+    def _step(self) -> RoundReport:
+        """A proposal from every pool that has enough; they wait, or are accepted at once."""
+        longest, waits, norms, cut = self._longest_step(), [], [], False
+        for name, pool in self.pools.items():
+            if not pool.collected:
+                continue
+            if reason := pool.collected.waits():
+                waits.append(f"{name}: {reason}")
+                continue
+            norm, short = pool.propose(longest)
+            norms.append(norm)
+            cut |= short
+        proposed = [pool.proposed[0] for pool in self.pools.values() if pool.proposed is not None]
+        self.epoch += 1
+        if not all(math.isfinite(norm_of(each)) for each in proposed):
+            for pool in self.pools.values():
+                pool.reject()
+            self.last = self._report("held", "the step is not finite", version=self.version)
+            self._close()
+            return self.last
+        length = math.sqrt(sum(norm**2 for norm in norms))
+        number, reason = self.history.propose(), "; ".join(waits)
+        self.last = self._report("stepped", reason, version=number, step_norm=length, capped=cut)
         self._close()
-        if not self._settings.gated:
+        if not self.settings.gated:
             self.accept_step()
-        return report
+        return self.last
 
-    def accept_step(self) -> None:
-        """The candidate becomes the global version; raises ValueError when there is none."""
-        if self._candidate is None:
-            raise ValueError("no step waits for a verdict")
-        self._vectors, self._candidate = self._candidate, None
-        self._version = self._next - 1
-        self._history = [*self._history, self._version][-self._settings.most_staleness - 1 :]
+    def _hold(self, reason: str, now_s: float) -> RoundReport:
+        """Report that the round goes on under the next number; a quarantine counts rounds."""
+        self.last = self._report("held", reason, version=self.version)
+        self.open = self.open.carried(now_s)
+        return self.last
 
-    def reject_step(self) -> None:
-        """The candidate is dropped: weights and moments are those of the last accepted version."""
-        if self._candidate is None:
-            raise ValueError("no step waits for a verdict")
-        self._candidate = None
-
-    def _judge(self, meta: UpdateMeta, delta: FloatArray) -> tuple[Verdict, str, int]:
-        if fault := meta.fault():
-            return Verdict.MALFORMED, fault, 0
-        if self._allowed is not None and meta.site not in self._allowed:
-            return Verdict.UNAUTHORISED, f"{meta.site!r} is no site of this federation", 0
-        if (meta.site, meta.sequence) in self._seen:
-            return Verdict.DUPLICATE, "", 0
-        if meta.schema_hash != self._layout.schema_hash:
-            return Verdict.MALFORMED, f"schema {meta.schema_hash[:12]} is not merged here", 0
-        if meta.base_version not in self._history:
-            return Verdict.STALE, f"version {meta.base_version} is none of {self._history}", 0
-        if delta.dtype != np.float32 or delta.shape != (self._layout.size,):
-            got = f"{delta.dtype} {delta.shape}"
-            return Verdict.MALFORMED, f"got {got}, need float32 ({self._layout.size},)", 0
-        if not math.isfinite(float(np.linalg.norm(delta))):
-            return Verdict.NON_FINITE, "the delta is not finite", 0
-        places = len(self._history) - 1 - self._history.index(meta.base_version)
-        return Verdict.ACCEPTED, "", places
-
-    def _report(self, outcome: Outcome, reason: str) -> RoundReport:
+    def _report(
+        self,
+        outcome: Outcome,
+        reason: str,
+        *,
+        version: int,
+        step_norm: float = 0.0,
+        capped: bool = False,
+    ) -> RoundReport:
+        now, norms = self.open, self.admission.norms
+        median = norms.quantile(0.5, fresh=True)
         return RoundReport(
-            round=self._round,
+            round=now.number,
             outcome=outcome,
             reason=reason,
-            version=self._next - 1 if outcome == "stepped" else self._version,
-            base_version=self._version,
-            sites=tuple(sorted(self._sites)),
-            updates=self._verdicts[Verdict.ACCEPTED],
-            samples=self._mass["global"],
-            verdicts={str(name): count for name, count in sorted(self._verdicts.items())},
-            median_norm=0.0,
-            most_staleness=self._stalest,
-            step_norm=0.0,
-            capped=False,
+            version=version,
+            base_version=self.version,
+            sites=tuple(sorted(now.sites)),
+            updates=now.updates,
+            samples=now.samples,
+            verdicts=dict(sorted(now.verdicts.items())),
+            median_norm=median if math.isfinite(median) else 0.0,
+            most_staleness=now.stalest,
+            quarantined=self.admission.sites.quarantined(now.number),
+            step_norm=step_norm,
+            capped=capped,
         )
 
     def _close(self) -> None:
-        self._sums, self._mass = {}, Counter()
-        self._sites, self._verdicts = set(), Counter()
-        self._since, self._stalest = None, 0
-        self._round += 1
+        self.admission.norms.close()
+        self.open = self.open.next()
+
+    def _longest_step(self) -> float:
+        median = self.admission.norms.quantile(0.5, fresh=True)
+        return self.settings.step_cap * median if self.settings.step_cap else math.inf
+
+    def _role(self, role: str) -> Pool:
+        return self.pools.get(_pool_of(role), self.pools[_pool_of("")])
+
+    def _make_room(self, role: str) -> bool:
+        """Whether the role has a pool, now at least; a new one begins where unknown roles are."""
+        if _pool_of(role) in self.pools:
+            return True
+        if len(self.pools) > self.settings.most_roles:
+            return False
+        self.pools[_pool_of(role)] = Pool(self._role("").vector, self.settings)
+        self.epoch += 1
+        return True
+
+
+def _pool_of(role: str) -> str:
+    return f"role/{role}"

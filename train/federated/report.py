@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 Outcome = Literal["stepped", "held"]
 """A new version, or a candidate for one; or nothing, and the round goes on."""
@@ -31,6 +31,8 @@ class RoundReport:
     median_norm: float
     """Of the deltas as they were sent."""
     most_staleness: int
+    quarantined: tuple[str, ...]
+    """Sites that are not heard now."""
     step_norm: float
     """Of the step, after its cap."""
     capped: bool
@@ -38,4 +40,11 @@ class RoundReport:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {**asdict(self), "sites": list(self.sites), "verdicts": dict(self.verdicts)}
+        names = ("sites", "quarantined")
+        return {**asdict(self), **{name: list(getattr(self, name)) for name in names}}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """What `to_json` wrote."""
+        names = {name: tuple(data[name]) for name in ("sites", "quarantined")}
+        return cls(**{**data, **names})

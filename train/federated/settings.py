@@ -39,10 +39,21 @@ class AggregatorSettings:
     """Accepted versions that an update's base may lie back."""
     staleness_power: float = 0.5
     """An update counts `(1 + staleness) ** -power` of its delta."""
+    clip_quantile: float = 0.8
+    """A delta longer than this quantile of the norms is shortened to it; 0: none is."""
+    outlier_quantile: float = 0.98
+    outlier_factor: float = 4.0
+    """One longer than so many times that quantile is refused; 0: none is."""
+    step_cap: float = 2.0
+    """A step is at most so many times as long as the median delta; 0: as long as it is."""
+    per_site: int = 4
+    """Updates of one site that a round takes: no site may fill a round by itself."""
     gated: bool = False
     """Whether a step is a candidate until `accept_step` or `reject_step` says what it is."""
     most_sites: int = 10_000
     """Sites that are kept account of; a further one is refused."""
+    most_roles: int = 32
+    """Roles with a part of their own."""
     reservoir: int = 32
     """Deltas that order statistics hold: of more sites a fair sample of so many decides."""
     seed: int = 0
@@ -58,10 +69,18 @@ class AggregatorSettings:
                 f"learning_rate {self.learning_rate}, tau {self.tau} and "
                 f"deadline_s {self.deadline_s} must be above 0"
             )
-        if min(self.updates, self.quorum, self.most_sites, self.reservoir) < 1:
+        counts = ("updates", "quorum", "per_site", "most_sites", "most_roles", "reservoir")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} starts at 1")
+        if not 0 <= self.clip_quantile < 1 or not 0 < self.outlier_quantile < 1:
             raise ValueError(
-                f"updates {self.updates}, quorum {self.quorum}, most_sites {self.most_sites} and "
-                f"reservoir {self.reservoir} start at 1"
+                f"clip_quantile {self.clip_quantile} is in [0, 1), outlier_quantile "
+                f"{self.outlier_quantile} between 0 and 1"
+            )
+        if min(self.outlier_factor, self.step_cap) < 0:
+            raise ValueError(
+                f"outlier_factor {self.outlier_factor} and step_cap {self.step_cap} start at 0"
             )
         if self.most_staleness < 0 or self.staleness_power < 0:
             raise ValueError(

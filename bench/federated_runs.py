@@ -27,15 +27,12 @@ from forecast.metrics import Float64Array, FloatArray
 from forecast.model import Model, build
 from forecast.windows import RawWindows
 from train.buffer import Buffer
-from train.federated.frame import Frame, GlobalModel, SiteSettings
+from train.federated.frame import WHOLE_NETWORK, Frame, GlobalModel, SiteSettings
 from train.federated.mixture import Mixture
-from train.federated.partition import Layout, Scope
+from train.federated.partition import Layout
 from train.federated.site import Site
 from train.pretrain import pretrain
 from train.recipes import Recipe
-
-SHARED_RULES = (("adapter.*", Scope.PRIVATE), ("*", Scope.GLOBAL))
-"""All of the network is shared, its output layer too, so that a new site can use it as it is."""
 
 PEAK_RATE = 1e-2
 SHARED = Recipe(learning_rate=PEAK_RATE, epochs=1, batch_size=32, gradient_clip=1.0)
@@ -136,7 +133,7 @@ class _Clock:
 def frame_of(given: Fleet) -> Frame:
     """What the sites have in common."""
     state = Model(given.spec, build(given.spec, seed=0)).weights()
-    return Frame(given.schema, given.spec, Layout.of(state, rules=SHARED_RULES))
+    return Frame(given.schema, given.spec, Layout.of(state, rules=WHOLE_NETWORK))
 
 
 def start_of(frame: Frame, seed: int) -> FloatArray:

@@ -10,13 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast.model import ModelSpec
-from train.federated.partition import Layout
+from train.federated.partition import Layout, Rules, Scope
 
 if TYPE_CHECKING:
     from forecast.schema import Schema
     from forecast.windows import RawWindows
 
 FloatArray = NDArray[np.float32]
+
+WHOLE_NETWORK: Rules = (("adapter.*", Scope.PRIVATE), ("*", Scope.GLOBAL))
+"""All of the network is shared, so that a site that is new can use it as it is: what is a site's
+own is a correction of the output, which begins as none."""
 
 
 class Source(Protocol):
@@ -62,7 +66,7 @@ class GlobalModel:
     """[size of the layout]"""
 
     def __post_init__(self) -> None:
-        self.vector.flags.writeable = False
+        self.vector.flags.writeable = False  # of one site as of all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

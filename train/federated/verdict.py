@@ -2,8 +2,8 @@
 
 Each site composes the candidate with its own private parts and compares it with what it has, on
 held-out windows of its own, with the arithmetic of `train.paired`. The centre sees a few numbers a
-site. A site may lie about them, so none counts for more than `most_change`, nor for more windows
-than `most_share` of all.
+site. A site may lie about them: none counts for more than `most_change`, nor for more windows than
+`most_samples` times those of the site in the middle.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from train.paired import LEAST_BLOCKS, compare, measure, wql
+from train.paired import LEAST_BLOCKS, compare, measure
 
 if TYPE_CHECKING:
     from forecast.metrics import FloatArray
@@ -73,10 +73,10 @@ class VerdictRules:
     """Sites that must tell, and that must not be worse."""
     worse: float = 0.02
     """A site for which the candidate is worse by more is not asked to take it."""
-    most_change: float = 0.5
+    most_change: float = 0.05
     """A larger change, up or down, counts as this one."""
-    most_share: float = 0.25
-    """Of all samples that one site may stand for, where there are enough sites for that."""
+    most_samples: float = 2.0
+    """How many times the median site's samples one site may stand for."""
 
     def __post_init__(self) -> None:
         if self.quorum < 1 or not 0 <= self.worse <= self.most_change:
@@ -84,8 +84,8 @@ class VerdictRules:
                 f"quorum {self.quorum} starts at 1, worse {self.worse} lies in "
                 f"[0, most_change {self.most_change}]"
             )
-        if not 0 < self.most_share <= 1:
-            raise ValueError(f"most_share {self.most_share} is not in (0, 1]")
+        if self.most_samples < 1:
+            raise ValueError(f"most_samples {self.most_samples} starts at 1, the median site's")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,15 +174,6 @@ def decide(
     )
 
 
-def site_wql(
-    raw: RawWindows, targets: Sequence[str], levels: Sequence[float], forecast: FloatArray
-) -> float:
-    """WQL of forecasts [N, H, T, Q] of a site's windows; NaN when no label can tell."""
-    found = measure(raw, targets, levels, {CURRENT: forecast})
-    mean = wql(found, CURRENT)[0] if CURRENT in found.pinball else None
-    return math.nan if mean is None else mean
-
-
 def _told(one: SiteScore) -> bool:
     return one.finite and one.samples > 0 and not math.isnan(one.change)
 
@@ -190,9 +181,9 @@ def _told(one: SiteScore) -> bool:
 def _weighted(able: Sequence[SiteScore], rules: VerdictRules) -> float:
     """The mean change; no site counts for more than it may."""
     samples = np.array([one.samples for one in able], np.float64)
-    share = np.minimum(samples / samples.sum(), max(rules.most_share, 1 / len(able)))
+    weight = np.minimum(samples, rules.most_samples * np.median(samples))
     changes = np.clip([one.change for one in able], -rules.most_change, rules.most_change)
-    return float((share * changes).sum() / share.sum())
+    return float((weight * changes).sum() / weight.sum())
 
 
 def _number(name: str, value: object) -> float:

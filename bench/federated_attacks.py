@@ -29,9 +29,9 @@ ATTACKS = ("none", "nan", "sign_flip", "times_100", "stale", "constant")
 RULES = ("fedavg", "mean", "median", "trimmed_mean", "default")
 ROBUST: Mapping[str, float] = {"trim": 0.25}
 """Of the trimmed mean: a quarter of the sites at each end of every coordinate."""
-ROUNDS = 3
+ROUNDS = 2
 _RATE = 0.3
-_EVERY = 4
+EVERY = 4
 """One site of so many is bad."""
 _DAYS = 2
 """Of the scored windows."""
@@ -47,7 +47,7 @@ class Attacked:
     ) -> None:
         """`start` is the good model, `fresh` [size] weights from which stale deltas were made."""
         self._given, self._sites, self._start, self._seed = given, sites, start, seed
-        self._bad = frozenset(site.name for site in sites[::_EVERY])
+        self._bad = frozenset(site.name for site in sites[::EVERY])
         self._learned: dict[tuple[int, str], Updates] = {}
         self._stale = {
             site.name: self._update(site, GlobalModel(start.version, fresh.copy()), 0)[1]
@@ -56,6 +56,12 @@ class Attacked:
         }
         first = given.last - given.plan.test_days * slots_per_day(given.schema.step_seconds)
         self._first = first + 1
+        span = _DAYS * slots_per_day(given.schema.step_seconds)
+        self._asked = {}
+        for site in sites:
+            if site.name not in self._bad:
+                raw = given.tested(given.buffer, site.servers)
+                self._asked[site.name] = raw.select(raw.origin < self._first + span)
 
     def table(self) -> dict[str, dict[str, float]]:
         """The honest sites' mean WQL by rule and attack; NaN where forecasts were not finite."""
@@ -136,9 +142,7 @@ class Attacked:
             for meta, delta in self._learned[turn, digest]
         ]
 
-    def _update(
-        self, site: Site, base: GlobalModel, turn: int
-    ) -> tuple[UpdateMeta, FloatArray]:
+    def _update(self, site: Site, base: GlobalModel, turn: int) -> tuple[UpdateMeta, FloatArray]:
         site.take(base)
         slot = self._given.end - (ROUNDS - 1 - turn)
         return site.learn(slot, seed=1000 * self._seed + turn, rate=_RATE)
@@ -151,9 +155,7 @@ class Attacked:
             if site.name in self._bad:
                 continue
             site.take(model)
-            raw = given.tested(given.buffer, site.servers)
-            span = _DAYS * slots_per_day(given.schema.step_seconds)
-            asked = raw.select(raw.origin < self._first + span)
+            asked = self._asked[site.name]
             answer = site.predict(site.members()["global"], asked)
             sums.append(
                 day_sums(

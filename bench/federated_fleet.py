@@ -46,9 +46,9 @@ class Plan:
     """Of each site in a round."""
     batch: int = 32
     """Windows of a step; of the central training twice as many."""
-    local_steps: int = 120
+    local_steps: int = 100
     """Of the network that a site trains alone: at most, as training stops early."""
-    central_steps: int = 200
+    central_steps: int = 150
 
     @property
     def name(self) -> str:
@@ -104,9 +104,7 @@ def fleet(data: Path, plan: Plan) -> Fleet:
     config = _config(grid)
     old = _part(grid, 0, count, 0)
     new = _part(grid, count, named, (plan.train_days - 1) * day) if plan.new_sites else old
-    groups = [
-        grid.servers[at : at + plan.servers] for at in range(0, named, plan.servers)
-    ]
+    groups = [grid.servers[at : at + plan.servers] for at in range(0, named, plan.servers)]
     first = grid.first_slot
     return Fleet(
         plan=plan,

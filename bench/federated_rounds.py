@@ -95,9 +95,7 @@ class Product:
             aggregator.reject_step(candidate.version)
 
 
-def federation(
-    given: Fleet, sites: Sequence[Site], merging: Merging, *, seed: int
-) -> GlobalModel:
+def federation(given: Fleet, sites: Sequence[Site], merging: Merging, *, seed: int) -> GlobalModel:
     """The global model after the plan's rounds, which end with the days of learning."""
     rounds, horizon = given.plan.rounds, given.spec.window.horizon
     for turn in range(rounds):

@@ -1,18 +1,19 @@
 """The runs behind the bench of federated learning: every way to forecast, on the same windows.
 
-    local        each site trains a network from nothing on its own windows
-    local_pair   two of those, of two seeds, mixed as ours are: more steps in all than ours makes
-    fedavg       rounds of plain federated averaging: one network for all
-    personal     the same network with a correction of each site's own
-    federated    ours: each server's mix of fedavg, personal and local, by recent loss
-    central      one network on all sites' windows: what the federation does without
+local        each site trains a network from nothing on its own windows
+local_pair   two of those, of two seeds, mixed as ours are: more steps in all than ours makes
+fedavg       rounds of plain federated averaging: one network for all
+personal     the same network with a correction of each site's own
+federated    ours: each server's mix of fedavg, personal and local, by recent loss
+central      one network on all sites' windows: what the federation does without
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +62,6 @@ class Outcome:
     """The same of the new sites; empty without any."""
     cpu_s: Mapping[str, float]
     """By way, over all seeds."""
-    attacks: Mapping[str, Mapping[str, float]] | None = None
-    """By rule and attack, of the first seed; see `federated_attacks`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +75,8 @@ class _Run:
     newcomers: Sequence[Site]
 
 
-def outcome(data: Path, plan: Plan, seeds: Sequence[int], *, attacked: bool) -> Outcome:
-    """Every way to forecast with every seed, in this process; then the attacks, where asked for."""
+def outcome(data: Path, plan: Plan, seeds: Sequence[int]) -> Outcome:
+    """Every way to forecast with every seed, in this process."""
     torch.set_num_threads(1)
     given = fleet(data, plan)
     frame, clock = frame_of(given), _Clock()
@@ -90,13 +89,18 @@ def outcome(data: Path, plan: Plan, seeds: Sequence[int], *, attacked: bool) -> 
                 _scored(given, given.newcomers, run.newcomers, other.newcomers, run.central)
             )
     clock.lap("answers")
-    table = None
-    if attacked:
-        first = runs[0]
-        fresh = start_of(frame, first.seed)
-        table = Attacked(given, first.sites, first.merged, fresh, first.seed).table()
-        clock.lap("attacks")
-    return Outcome(plan, tuple(seeds), tuple(sums), tuple(new_sums), clock.spent, table)
+    return Outcome(plan, tuple(seeds), tuple(sums), tuple(new_sums), clock.spent)
+
+
+def attacked(data: Path, plan: Plan, seed: int) -> dict[str, dict[str, float]]:
+    """WQL by rule and attack after a few rounds with bad sites; see `federated_attacks`."""
+    torch.set_num_threads(1)
+    given = fleet(data, replace(plan, new_sites=0))
+    frame = frame_of(given)
+    fresh = start_of(frame, seed)
+    sites = [_site(given, frame, given.buffer, names, new=False) for names in given.sites]
+    merged = federation(given, sites, PlainMean(fresh), seed=seed)
+    return Attacked(given, sites, merged, fresh, seed).table()
 
 
 def _trained(given: Fleet, frame: Frame, seed: int, clock: _Clock) -> _Run:
@@ -141,9 +145,7 @@ def start_of(frame: Frame, seed: int) -> FloatArray:
     return frame.layout.flatten(build(frame.spec, seed=seed).state_dict())
 
 
-def _site(
-    given: Fleet, frame: Frame, source: Buffer, names: Sequence[str], *, new: bool
-) -> Site:
+def _site(given: Fleet, frame: Frame, source: Buffer, names: Sequence[str], *, new: bool) -> Site:
     """A site; a new one knows a day, and holds the last quarter of it out."""
     plan = given.plan
     settings = SiteSettings(
@@ -212,23 +214,13 @@ def _scored(
         before = {name: site.predict(model, known) for name, model in models.items()}
         after = {name: site.predict(model, asked) for name, model in models.items()}
 
-        def mixed(*names: str) -> FloatArray:
-            mixture = Mixture(
-                names,
-                horizon=given.spec.window.horizon,
-                targets=len(given.schema.targets),
-                levels=given.spec.quantiles,
-            )
-            played(mixture, known, {name: before[name] for name in names}, given.schema.targets)
-            later = {name: after[name] for name in names}
-            return played(mixture, asked, later, given.schema.targets)
-
+        mix = partial(_mixed, given, known, asked, before, after)
         answers = {
             "local": after["local"],
-            "local_pair": mixed("local", "second"),
+            "local_pair": mix("local", "second"),
             "fedavg": after["global"],
             "personal": after["personal"],
-            "federated": mixed("global", "personal", "local"),
+            "federated": mix("global", "personal", "local"),
             "central": after["central"],
         }
         for name, answer in answers.items():
@@ -242,6 +234,26 @@ def _scored(
             )
             found.setdefault(name, []).append(sums)
     return {name: np.stack(each) for name, each in found.items()}
+
+
+def _mixed(
+    given: Fleet,
+    known: RawWindows,
+    asked: RawWindows,
+    before: Mapping[str, FloatArray],
+    after: Mapping[str, FloatArray],
+    *names: str,
+) -> FloatArray:
+    """Some members' mix for the asked windows, having learned from the known ones before them."""
+    targets = given.schema.targets
+    mixture = Mixture(
+        names,
+        horizon=given.spec.window.horizon,
+        targets=len(targets),
+        levels=given.spec.quantiles,
+    )
+    played(mixture, known, {name: before[name] for name in names}, targets)
+    return played(mixture, asked, {name: after[name] for name in names}, targets)
 
 
 def played(

@@ -26,7 +26,7 @@ from forecast.schema import SampleBlock, Schema
 from forecast.storage import DISK, Disk
 from forecast.windows import RawWindows
 from train import snapshot
-from train.cuts import Only, Cutter
+from train.cuts import Cutter, Only
 from train.event_book import EventBook
 from train.examples import Examples, examples_of
 from train.intake import AppendReport, Intake

@@ -48,7 +48,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What the sites of a federation have in common: a network's shape, and what of it is shared."""
+    """A federation's network: its shape, and what of it is shared."""
 
     schema: Schema
     spec: ModelSpec

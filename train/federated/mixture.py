@@ -90,9 +90,7 @@ class Mixture:
             rows = tuple(dict.fromkeys(name for one in matured.values() for name in one.servers))
             actuals = aligned(np.asarray(actuals_ST, np.float32), tuple(servers), rows)
             pairs = {ahead: _step(one, ahead, rows) for ahead, one in matured.items()}
-            self._weights = self._weights.learned(
-                self._members, rows, pairs, actuals, self._levels
-            )
+            self._weights = self._weights.learned(self._members, rows, pairs, actuals, self._levels)
         for origin in [origin for origin in self._open if origin + self._horizon <= slot]:
             del self._open[origin]
 
@@ -130,9 +128,7 @@ class Mixture:
         return made
 
 
-def _step(
-    one: _Issued, ahead: int, servers: tuple[str, ...]
-) -> tuple[Float32Array, Float32Array]:
+def _step(one: _Issued, ahead: int, servers: tuple[str, ...]) -> tuple[Float32Array, Float32Array]:
     """What was forecast `ahead` slots ahead: by each member [K, S, T, Q], and mixed [S, T, Q]."""
     members = [aligned(each[:, ahead - 1], one.servers, servers) for each in one.members]
     return np.stack(members), aligned(one.mixed[:, ahead - 1], one.servers, servers)

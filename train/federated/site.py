@@ -98,9 +98,7 @@ class Site:
         if self._serving is None or not keep_previous:
             self._serving = accepted
 
-    def learn(
-        self, as_of: int, *, seed: int, rate: float = 1.0
-    ) -> tuple[UpdateMeta, FloatArray]:
+    def learn(self, as_of: int, *, seed: int, rate: float = 1.0) -> tuple[UpdateMeta, FloatArray]:
         """Learn from what was known at a slot: an update and its delta of the shared parts.
 
         `rate` scales the recipe's learning rate: the round says it. Private parts that the network

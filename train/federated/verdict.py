@@ -135,9 +135,7 @@ def score(
     )
 
 
-def decide(
-    scores: Sequence[SiteScore], rules: VerdictRules, *, version: int
-) -> GlobalDecision:
+def decide(scores: Sequence[SiteScore], rules: VerdictRules, *, version: int) -> GlobalDecision:
     """Whether the candidate with this number becomes the global model.
 
     It does when its sample-weighted change over the sites is not positive, and at least a quorum

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
+from functools import cache
 
-from forecast.model import Model, build
+import numpy as np
+import torch
+
+from forecast.model import build
 from forecast.schema import Schema
 from forecast.windows import RawWindows
-from tests.train.windows_scene import HORIZON, METRICS, TARGETS, spec, windows
+from tests.train.windows_scene import METRICS, TARGETS, spec, windows
 from train.federated.frame import WHOLE_NETWORK, Frame, GlobalModel, SiteSettings
-from train.federated.partition import DEFAULT_RULES, ROLE_TABLE, Layout
+from train.federated.partition import ROLE_TABLE, Layout
 from train.federated.site import Site
 from train.recipes import Recipe
 
@@ -38,18 +41,24 @@ class Windows:
         return made.select(np.arange(0, count, every))
 
 
+@cache
+def untrained(seed: int) -> dict[str, torch.Tensor]:
+    """Fresh weights; building them takes longer than a test should."""
+    return dict(build(spec(), seed=seed).state_dict())
+
+
+@cache
 def frame(rules=WHOLE_NETWORK) -> Frame:
     """What the sites of a test have in common."""
     given = spec()
     tables = {ROLE_TABLE: given.window.roles}
-    state = Model(given, build(given, seed=0)).weights()
-    return Frame(SCHEMA, given, Layout.of(state, rules=rules, categories=tables), tables)
+    return Frame(SCHEMA, given, Layout.of(untrained(0), rules=rules, categories=tables), tables)
 
 
 def site(name: str = "a", seed: int = 0, *, rules=WHOLE_NETWORK, source=None, **given) -> Site:
     """A site that has taken nothing yet."""
     one = frame(rules)
-    start = one.layout.private(build(one.spec, seed=0).state_dict())
+    start = one.layout.private(untrained(0))
     settings = SiteSettings(hours=24, windows=48, holdout_hours=2, own_windows=64)
     return Site(
         name,
@@ -63,8 +72,4 @@ def site(name: str = "a", seed: int = 0, *, rules=WHOLE_NETWORK, source=None, **
 def fresh(seed: int = 0, version: int = 0, rules=WHOLE_NETWORK) -> GlobalModel:
     """A global model with untrained weights."""
     one = frame(rules)
-    state = build(one.spec, seed=seed).state_dict()
-    return GlobalModel(version, one.layout.flatten(state, categories=one.categories))
-
-
-__all__ = ["AS_OF", "DEFAULT_RULES", "HORIZON", "OWN", "SCHEMA", "SHARED", "Windows", "fresh"]
+    return GlobalModel(version, one.layout.flatten(untrained(seed), categories=one.categories))

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
-import torch
 
 from forecast.errors import NothingNew, StateError
 from forecast.model import Model, build
-from tests.train.federated.site_scene import AS_OF, DEFAULT_RULES, SHARED, Windows, fresh, site
+from tests.train.federated.site_scene import AS_OF, SHARED, Windows, fresh, site, untrained
 from tests.train.windows_scene import spec
 from train.federated.aggregator import Aggregator
 from train.federated.frame import GlobalModel
+from train.federated.partition import DEFAULT_RULES
 from train.federated.settings import AggregatorSettings
 from train.federated.update import Verdict
 
 
-def trained(rules=None) -> GlobalModel:
-    """A global model after a site's update, which lowers the loss."""
-    one = site() if rules is None else site(rules=rules)
-    start = fresh() if rules is None else fresh(rules=rules)
-    one.take(start)
-    _, delta = one.learn(AS_OF, seed=1)
-    return GlobalModel(1, start.vector + delta)
+@cache
+def trained() -> GlobalModel:
+    """A global model after some updates of a site, which lower the loss."""
+    one, vector = site(), fresh().vector
+    for turn in range(8):
+        one.take(GlobalModel(turn, vector.copy()))
+        vector = vector + one.learn(AS_OF - 8 + turn, seed=turn)[1]
+    return GlobalModel(8, vector)
 
 
 def loss_of(one, model) -> float:
@@ -75,7 +78,7 @@ def test_nothing_private_is_in_what_leaves_the_site():
     one = site(rules=DEFAULT_RULES)
     one.take(fresh(rules=DEFAULT_RULES))
     _, delta = one.learn(AS_OF, seed=1)
-    state = build(spec(), seed=0).state_dict()
+    state = untrained(0)
     shared = sum(piece.stop - piece.start for piece in one.frame.layout.pieces)
     hidden = sum(state[name].numel() for name in one.frame.layout.private_names)
     assert delta.size == shared
@@ -135,7 +138,7 @@ def test_a_correction_of_another_version_is_left_aside():
     one, shared = site(), trained()
     one.take(shared)
     one.adapt(AS_OF, seed=3)
-    one.take(GlobalModel(2, shared.vector.copy()))
+    one.take(GlobalModel(9, shared.vector.copy()))
     assert one.members()["personal"].adapter is None
 
 
@@ -154,11 +157,11 @@ def test_a_score_tells_a_better_candidate_from_a_worse_one():
     one, better = site(), trained()
     one.take(fresh())
     up = one.score(better, AS_OF, seed=1)
-    assert (up.site, up.version, up.finite) == ("a", 1, True)
+    assert (up.site, up.version, up.finite) == ("a", 8, True)
     assert up.change < 0
     assert up.samples > 0
     one.take(better)
-    worse = one.score(fresh(version=2), AS_OF, seed=1)
+    worse = one.score(fresh(version=9), AS_OF, seed=1)
     assert worse.change > 0
 
 
@@ -227,7 +230,7 @@ def test_a_restored_site_goes_on_bitwise():
 def test_the_state_of_another_site_is_refused_by_name():
     one = site("a")
     one.take(fresh())
-    with pytest.raises(StateError, match="'a'.*need.*'b'"):
+    with pytest.raises(StateError, match=r"'a'.*need.*'b'"):
         site("b").restore(one.pack())
 
 
@@ -247,24 +250,21 @@ def test_the_proximal_penalty_holds_a_site_near_the_global_weights():
     assert norms[1] < norms[0]
 
 
-def test_a_round_through_the_aggregator_lowers_every_sites_loss():
+def test_a_round_through_the_aggregator_lowers_the_loss():
     sites = [site(name, seed) for seed, name in enumerate("abc")]
     layout = sites[0].frame.layout
     settings = AggregatorSettings(updates=3, quorum=2)
     centre = Aggregator(layout, fresh().vector.copy(), settings=settings)
-    before = None
-    for turn in range(3):
+    sites[0].take(fresh())
+    before = loss_of(sites[0], sites[0].members()["global"])
+    for turn in range(6):
         start = GlobalModel(centre.version, centre.shared())
         for one in sites:
             one.take(start)
-            if before is None:
-                before = [loss_of(each, each.members()["global"]) for each in sites[:1]]
             receipt = centre.offer(*one.learn(AS_OF + turn, seed=turn))
             assert receipt.verdict is Verdict.ACCEPTED
         centre.maybe_step(float(turn))
     end = GlobalModel(centre.version, centre.shared())
-    assert end.version == 3
+    assert end.version == 6
     sites[0].take(end)
-    assert before is not None
-    assert loss_of(sites[0], sites[0].members()["global"]) < before[0]
-    assert torch.get_num_threads() >= 1
+    assert loss_of(sites[0], sites[0].members()["global"]) < before

@@ -80,7 +80,7 @@ class Fleet:
         """Of learning."""
         return self.plan.train_days * 24
 
-    def tested(self, buffer: Buffer, servers: Sequence[str]) -> RawWindows:
+    def tested(self, buffer: Buffer, servers: Sequence[str] | None) -> RawWindows:
         """Windows that are scored, an hour apart."""
         hours, horizon = self.plan.test_days * 24, self.spec.window.horizon
         return buffer.holdout(as_of=self.last, hours=hours, every=horizon, only=servers)

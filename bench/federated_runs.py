@@ -210,7 +210,8 @@ def _scored(
     first = given.last - given.plan.test_days * slots_per_day(given.schema.step_seconds) + 1
     for site, other in zip(sites, others, strict=True):
         known, asked = site.held_out(given.end), given.tested(source, site.servers)
-        models = {**site.members(), "central": central, "second": _local(other)}
+        models: dict[str, Model] = {str(name): model for name, model in site.members().items()}
+        models |= {"central": central, "second": _local(other)}
         before = {name: site.predict(model, known) for name, model in models.items()}
         after = {name: site.predict(model, asked) for name, model in models.items()}
 

@@ -51,7 +51,7 @@ class SiteScore:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
+    def from_json(cls, data: object) -> Self:
         """What `to_json` made; raises ValueError for anything else."""
         if not isinstance(data, Mapping) or set(data) != set(cls.__dataclass_fields__):
             raise ValueError(f"a score has {sorted(cls.__dataclass_fields__)}")

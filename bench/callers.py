@@ -62,9 +62,12 @@ class Caller:
         length = next(
             (int(line[15:]) for line in lines if line.startswith(b"content-length:")), None
         )
-        if length is None:
-            raise FleetcastError(f"an answer without Content-Length: {head[:300]!r}")
-        body = self._body(self._socket, begun, length)
+        if length is not None:
+            body = self._body(self._socket, begun, length)
+        elif b"transfer-encoding: chunked" in lines:
+            body = self._chunks(self._socket, begun)
+        else:
+            raise FleetcastError(f"an answer of unknown length: {head[:300]!r}")
         if b" 200 " not in lines[0]:
             raise FleetcastError(f"{sent[:80]!r}: {lines[0]!r} {body[:300]!r}")
         if b"connection: close" in lines:
@@ -96,6 +99,24 @@ class Caller:
                 raise FleetcastError(f"the connection ended after {at} of {length} bytes")
             at += count
         return body
+
+    @staticmethod
+    def _chunks(connection: socket.socket, begun: bytes) -> bytes:
+        """A body in chunks (RFC 9112), without trailers."""
+        got, at, chunks = bytearray(begun), 0, list[bytes]()
+        while True:
+            end = got.find(b"\r\n", at)
+            size = int(got[at:end], 16) if end >= 0 else 0
+            if end >= 0 and len(got) >= end + size + 4:
+                if not size:
+                    return b"".join(chunks)
+                chunks.append(bytes(got[end + 2 : end + 2 + size]))
+                at = end + size + 4
+                continue
+            part = connection.recv(_CHUNK)
+            if not part:
+                raise FleetcastError(f"the connection ended after {len(got)} bytes of chunks")
+            got += part
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ class Disk:
     A crash test passes a subclass that stops at one of them.
     """
 
-    def write(self, path: Path, data: bytes) -> None:
+    def write(self, path: Path, data: bytes | memoryview) -> None:
         """Create or overwrite a file; not durable before `sync`."""
         path.write_bytes(data)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import orjson
 
@@ -146,27 +147,54 @@ def all_unknown(snapshot: Snapshot, series: Iterable[Series], want: Wanted) -> l
     return sheet.write()
 
 
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What stands around the series of an answer; the fields are those of `api.ForecastAnswer`."""
+
+    before: bytes
+    """Until its age."""
+    after: bytes
+    """From its age to the first series."""
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, want: Wanted) -> Self:
+        """Those of an answer from this snapshot."""
+        before = {
+            "fleet": snapshot.fleet,
+            "panel": snapshot.panel,
+            "revision": snapshot.revision,
+            "version": snapshot.version,
+            "as_of": moment(snapshot.slot + 1, snapshot.step_seconds),
+        }
+        after = {
+            "step_seconds": snapshot.step_seconds,
+            "horizon_seconds": want.steps * snapshot.step_seconds,
+            "context_slots": snapshot.raw.context,
+        }
+        return cls(
+            before=orjson.dumps(before)[:-1] + b',"age_seconds":',
+            after=b',%b,"series":[' % orjson.dumps(after)[1:-1],
+        )
+
+    def opening(self, age_s: float) -> bytes:
+        """All before the series, at an age."""
+        return b"%b%b%b" % (self.before, orjson.dumps(age_s), self.after)
+
+    @staticmethod
+    def closing(warnings: Sequence[str]) -> bytes:
+        """All after the series."""
+        said = [text.encode(errors="replace").decode() for text in warnings]
+        return b'],"warnings":%b}' % orjson.dumps(said)
+
+
 def envelope(
     snapshot: Snapshot, series: Iterable[bytes], want: Wanted, *, warnings: Sequence[str] = ()
 ) -> Body:
-    """The whole answer around its series; the fields are those of `api.ForecastAnswer`."""
-    before = {
-        "fleet": snapshot.fleet,
-        "panel": snapshot.panel,
-        "revision": snapshot.revision,
-        "version": snapshot.version,
-        "as_of": moment(snapshot.slot + 1, snapshot.step_seconds),
-    }
-    after = {
-        "step_seconds": snapshot.step_seconds,
-        "horizon_seconds": want.steps * snapshot.step_seconds,
-        "context_slots": snapshot.raw.context,
-    }
-    said = [text.encode(errors="replace").decode() for text in warnings]
+    """The whole answer around its series."""
+    ends = Ends.of(snapshot, want)
     return Body(
-        before=orjson.dumps(before)[:-1] + b',"age_seconds":',
-        after=b',%b,"series":[%b],"warnings":%b}'
-        % (orjson.dumps(after)[1:-1], b",".join(series), orjson.dumps(said)),
+        before=ends.before,
+        after=b"%b%b%b" % (ends.after, b",".join(series), ends.closing(warnings)),
     )
 
 

@@ -3,16 +3,15 @@
 When the champion cannot compute just now, its forecast of record answers, and a warning says so.
 
 Many servers are computed in parts: while the Forecaster works on one part, the part before is
-written as JSON here.
+written as JSON and sent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -27,32 +26,20 @@ from forecast.errors import (
     Unprocessable,
 )
 from forecast.http import answers, whatif
-from forecast.http.answers import Body, Series
+from forecast.http.answers import Body, Ends, Series
 from forecast.http.board import Board
+from forecast.http.parts import Compute, Made, Parts, Stream, Write, begin, in_order, in_parts
 from forecast.http.problems import original
 from forecast.http.queries import ForecastRequest
 from forecast.http.series import Wanted, moment
 from forecast.http.service import ServerLike
-from forecast.raw_windows import AT_A_TIME, RawWindows
+from forecast.raw_windows import RawWindows
 from forecast.record import CHAMPION, ForecastBlock, Snapshot
 
 log = logging.getLogger("fleetcast.http")
 
 VERSION = "version"
 """The member's name when a version was asked for by number."""
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """What was computed for some servers; without a block nothing had to be."""
-
-    block: ForecastBlock | None = None
-    raw: RawWindows | None = None
-    """What it was computed from, where that is not the newest windows."""
-
-
-Compute = Callable[[tuple[str, ...], int | None], Awaitable[Made]]
-Write = Callable[[Made, Sequence[Series]], list[bytes]]
 
 
 class Computer(Protocol):
@@ -75,12 +62,13 @@ class Computer(Protocol):
 
 async def forecast(
     request: ForecastRequest, *, board: Board, service: Computer, stalled: bool
-) -> Body:
+) -> Body | Stream:
     """The answer to one POST; `stalled` says that the stream stands still.
 
     Raises Unprocessable for what the model does not reach, UnknownVersion for a version that does
     not exist, Conflict for one that cannot be loaded, NotReady where only a version could answer
-    and there is none.
+    and there is none. Once a stream has begun, a version that was named or that alone can answer
+    may still fail: then the stream raises, and ends short.
     """
     snapshot = board.snapshot
     want = answers.wanted(
@@ -93,15 +81,54 @@ async def forecast(
         return await _from_context(request, want, snapshot, service)
     if request.as_of is not None:
         return await _as_of(request, want, snapshot, service)
-    series = _series(request, snapshot)
-    pieces, warnings = None, list[str]()
+    series, warnings = _series(request, snapshot), list[str]()
+
+    def of_record(asked: Sequence[Series]) -> list[bytes]:
+        return answers.from_snapshot(board, asked, want, stalled=stalled, model=request.model)
+
+    def instead(asked: Sequence[Series], error: Exception) -> list[bytes]:
+        warnings[:] = [_not_computed(error, snapshot)]
+        return of_record(asked)
+
     if request.computed:
-        pieces, warnings = await _newest(request.version, series, want, board, service, stalled)
-    if pieces is None:
-        pieces = await asyncio.to_thread(
-            answers.from_snapshot, board, series, want, stalled=stalled, model=request.model
-        )
+        version = request.version
+        compute, write = _newest(version, want, board, service, stalled)
+        parts = in_parts(series, version, compute, write, instead if version is None else None)
+        try:
+            return await _answered(series, parts, want, snapshot, warnings)
+        except Exception as error:  # the forecast of record must stay readable whatever fails there
+            if version is not None:
+                raise
+            # Without a champion anywhere, every series says so itself.
+            if snapshot.version is not None or not isinstance(error, UnknownVersion | RequestError):
+                warnings = [_not_computed(error, snapshot)]
+    pieces = await asyncio.to_thread(of_record, series)
     return answers.envelope(snapshot, pieces, want, warnings=warnings)
+
+
+async def _answered(
+    series: Sequence[Series],
+    parts: Parts,
+    want: Wanted,
+    snapshot: Snapshot,
+    warnings: Sequence[str],
+) -> Body | Stream:
+    """The answer once its first part is there; raises what that raises."""
+    written = await begin(series, parts)
+    if written.whole or not in_order(series):
+        return answers.envelope(snapshot, await written.all(), want, warnings=warnings)
+    return Stream(Ends.of(snapshot, want), written, warnings)
+
+
+def _not_computed(error: Exception, snapshot: Snapshot) -> str:
+    """What an answer says that is of record because the champion failed."""
+    if isinstance(error, UnknownVersion | RequestError):
+        reason = str(original(error))
+    else:
+        log.error("the champion could not compute", exc_info=error)
+        reason = type(original(error)).__name__
+    as_of = moment(snapshot.slot + 1, snapshot.step_seconds)
+    return f"not computed now ({reason}); this is the forecast of record as of {as_of}"
 
 
 def _series(request: ForecastRequest, snapshot: Snapshot) -> list[Series]:
@@ -110,15 +137,10 @@ def _series(request: ForecastRequest, snapshot: Snapshot) -> list[Series]:
     return answers.series_asked(snapshot, request.series)
 
 
-async def _newest(
-    version: int | None,
-    series: Sequence[Series],
-    want: Wanted,
-    board: Board,
-    service: Computer,
-    stalled: bool,
-) -> tuple[list[bytes] | None, list[str]]:
-    """A version's forecast of the newest windows; None with a warning when it has to be of record.
+def _newest(
+    version: int | None, want: Wanted, board: Board, service: Computer, stalled: bool
+) -> tuple[Compute, Write]:
+    """How a version's forecast of the newest windows is computed and written.
 
     Servers without enough context are left out: a baseline answers for them.
     """
@@ -140,33 +162,21 @@ async def _newest(
             board, asked, want, stalled=stalled, model=CHAMPION, computed=made.block
         )
 
-    try:
-        return await _written(series, version, compute, write), []
-    except (UnknownVersion, RequestError) as error:
-        if version is not None:
-            raise
-        if snapshot.version is None:
-            return None, []  # no champion anywhere: every series says so itself
-        reason = str(original(error))
-    except Exception as error:  # the forecast of record must stay readable whatever fails there
-        if version is not None:
-            raise
-        log.exception("the champion could not compute")
-        reason = type(original(error)).__name__
-    as_of = moment(snapshot.slot + 1, snapshot.step_seconds)
-    return None, [f"not computed now ({reason}); this is the forecast of record as of {as_of}"]
+    return compute, write
 
 
 async def _as_of(
     request: ForecastRequest, want: Wanted, snapshot: Snapshot, service: Computer
-) -> Body:
+) -> Body | Stream:
     """As if `as_of` were now: only slots that ended by then are read."""
     assert request.as_of is not None
     slot = int(request.as_of.timestamp() // snapshot.step_seconds) - 1
     if not 0 <= slot <= snapshot.slot:
         newest = moment(snapshot.slot + 1, snapshot.step_seconds)
         raise Unprocessable(f"as_of must not be later than {newest}, the newest closed slot's end")
-    known = {server.name for server in await service.servers() if server.first_slot <= slot}
+    # Of the newest slot the snapshot knows them; before it, some may have retired since.
+    servers = snapshot.servers if slot == snapshot.slot else await service.servers()
+    known = {server.name for server in servers if server.first_slot <= slot}
     series = [
         (server, column)
         for server, metric in _series(request, snapshot)
@@ -186,7 +196,7 @@ async def _as_of(
 
 async def _from_context(
     request: ForecastRequest, want: Wanted, snapshot: Snapshot, service: Computer
-) -> Body:
+) -> Body | Stream:
     """From the values in the request; servers it does not give are unknown."""
     assert request.context is not None
     raw, warnings = whatif.windows(request.context, snapshot.raw)
@@ -224,14 +234,15 @@ async def _from_windows(
     snapshot: Snapshot,
     compute: Compute,
     warnings: Sequence[str] = (),
-) -> Body:
+) -> Body | Stream:
     def write(made: Made, asked: Sequence[Series]) -> list[bytes]:
         if made.raw is None or made.block is None:
             return answers.all_unknown(snapshot, asked, want)
         return answers.from_windows(snapshot, made.raw, made.block, asked, want)
 
+    parts = in_parts(series, request.version, compute, write)
     try:
-        pieces = await _written(series, request.version, compute, write)
+        return await _answered(series, parts, want, snapshot, warnings)
     except UnknownVersion as error:
         if request.version is not None:
             raise
@@ -239,36 +250,6 @@ async def _from_windows(
             "no trained version answers yet, and only one can for as_of or context",
             retry_after_s=10,
         ) from error
-    return answers.envelope(snapshot, pieces, want, warnings=warnings)
-
-
-async def _written(
-    series: Sequence[Series], version: int | None, compute: Compute, write: Write
-) -> list[bytes]:
-    """Every series as JSON, in order; all of them by the same version."""
-    names = list(dict.fromkeys(server for server, _ in series))
-    part_of = {name: at // AT_A_TIME for at, name in enumerate(names)}
-    places: list[list[int]] = [[] for _ in range(0, len(names), AT_A_TIME)]
-    for place, (server, _) in enumerate(series):
-        places[part_of[server]].append(place)
-
-    async def part(number: int, chosen: int | None) -> tuple[int | None, list[bytes]]:
-        mine = names[number * AT_A_TIME : (number + 1) * AT_A_TIME]
-        made = await compute(tuple(mine), chosen)
-        asked = [series[place] for place in places[number]]
-        pieces = await asyncio.to_thread(write, made, asked)
-        return None if made.block is None else made.block.version, pieces
-
-    parts = await asyncio.gather(*(part(number, version) for number in range(len(places))))
-    versions = {answered for answered, _ in parts if answered is not None}
-    if len(versions) > 1:  # another one was swapped in between two parts
-        newest = max(versions)
-        parts = await asyncio.gather(*(part(number, newest) for number in range(len(places))))
-    pieces = [b""] * len(series)
-    for mine, (_, written) in zip(places, parts, strict=True):
-        for place, piece in zip(mine, written, strict=True):
-            pieces[place] = piece
-    return pieces
 
 
 @contextmanager

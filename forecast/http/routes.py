@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.params import Depends as Dependency
-from fastapi.responses import HTMLResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 
 from forecast.errors import NotReady
 from forecast.http import answers, api, on_demand, pages, problems, reports
@@ -103,9 +103,9 @@ def _needs(guard: Guard, scope: Scope | None) -> Dependency:
 
 def _forecast_routes(service: Service, reads: Reads, now: Clock) -> APIRouter:
     router = APIRouter()
-    answer: dict[int | str, dict[str, Any]] = {200: {"model": api.ForecastAnswer}}
+    answered: dict[int | str, dict[str, Any]] = {200: {"model": api.ForecastAnswer}}
 
-    @router.get("/forecast", responses={**answer, 304: {"description": "Not newer"}})
+    @router.get("/forecast", responses={**answered, 304: {"description": "Not newer"}})
     async def forecast_of_record(
         request: Request, query: Annotated[ForecastQuery, Query()]
     ) -> Response:
@@ -125,7 +125,7 @@ def _forecast_routes(service: Service, reads: Reads, now: Clock) -> APIRouter:
         body = await reads.body(snapshot, (request.scope["query_string"], stalled), make)
         return respond(snapshot, body, request.headers, now_s)
 
-    @router.post("/forecast", responses=answer, openapi_extra=FORECAST_BODY)
+    @router.post("/forecast", responses=answered, openapi_extra=FORECAST_BODY)
     async def forecast_now(request: Request) -> Response:
         """A forecast computed now; by default the champion's on the newest windows.
 
@@ -135,9 +135,11 @@ def _forecast_routes(service: Service, reads: Reads, now: Clock) -> APIRouter:
         snapshot, now_s = await _newest(service), now()
         board = reads.board(snapshot)
         stalled = answers.is_stalled(snapshot, now_s)
-        body = await on_demand.forecast(asked, board=board, service=service, stalled=stalled)
-        aged = body.aged(answers.age_s(snapshot, now_s))
-        return Response(aged, media_type="application/json")
+        answer = await on_demand.forecast(asked, board=board, service=service, stalled=stalled)
+        aged = answer.aged(answers.age_s(snapshot, now_s))
+        if isinstance(aged, bytes):
+            return Response(aged, media_type="application/json")
+        return StreamingResponse(aged, media_type="application/json")
 
     return router
 

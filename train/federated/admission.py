@@ -17,10 +17,10 @@ import numpy as np
 
 from train.federated.history import History
 from train.federated.mean import norm_of
-from train.federated.norms import Norms
 from train.federated.settings import AggregatorSettings
 from train.federated.sites import KEPT, Sites
 from train.federated.update import UpdateMeta, Verdict
+from train.federated.usual import Usual
 
 _CLIP_OVER_MEDIAN = 3.0
 _OUTLIER_OVER_MEDIAN = 10.0
@@ -34,6 +34,8 @@ class Admitted:
     """A good update: how much of it counts."""
 
     staleness: int
+    samples: int
+    """As many as it counts."""
     norm: float
     discount: float
     """By which its delta is multiplied: of staleness and clipping."""
@@ -48,11 +50,11 @@ class Refused:
     norm: float = 0.0
     """Of an outlier."""
     again: bool = False
-    """Whether it was refused before: a repeated call is no further offence."""
+    """Whether it was judged before: a repeated call leaves no trace, and is no further offence."""
 
 
 class Admission:
-    """Judges updates, and keeps account of sites and norms. `judge` itself changes nothing."""
+    """Judges updates, and keeps account of sites and of what is usual. `judge` changes nothing."""
 
     def __init__(
         self,
@@ -63,7 +65,7 @@ class Admission:
         allowed: Collection[str] | None,
     ) -> None:
         self.sites = Sites(settings.most_sites)
-        self.norms = Norms()
+        self.norms, self.samples = Usual(), Usual()
         self._size, self._schema_hash, self._settings = size, schema_hash, settings
         self._allowed = None if allowed is None else frozenset(allowed)
 
@@ -85,12 +87,19 @@ class Admission:
         staleness = history.staleness(meta.base_version) or 0
         discount = float((1 + staleness) ** -self._settings.staleness_power)
         clip = self.clip()
-        return Admitted(staleness, norm, discount * (clip / norm if norm > clip else 1.0))
+        discount *= clip / norm if norm > clip else 1.0
+        return Admitted(staleness, int(min(meta.samples, self.heaviest())), norm, discount)
 
     def accept(self, meta: UpdateMeta, admitted: Admitted) -> None:
         """Remember an update that was added."""
         self.sites.accept(meta.site, meta.sequence)
         self.norms.add(admitted.norm)
+        self.samples.add(meta.samples)
+
+    def close(self) -> None:
+        """The round ends: what its updates were like is usual now."""
+        self.norms.close()
+        self.samples.close()
 
     def refuse(self, meta: UpdateMeta, refused: Refused, *, round: int) -> None:
         """Remember one that was not. An outlier's norm counts: what all send is usual in time."""
@@ -115,6 +124,12 @@ class Admission:
         usual = self.norms.quantile(self._settings.clip_quantile)
         return min(usual, _CLIP_OVER_MEDIAN * self.norms.quantile(0.5))
 
+    def heaviest(self) -> float:
+        """The samples beyond which an update counts no more: a site says itself how many it has."""
+        if not self._settings.samples_cap:
+            return math.inf
+        return max(1.0, self._settings.samples_cap * self.samples.quantile(0.5))
+
     def _speaks(self, meta: UpdateMeta) -> bool:
         """Whether an account may be kept under the name that the update gives."""
         site: Any = meta.site
@@ -129,7 +144,8 @@ class Admission:
             return Refused(Verdict.UNAUTHORISED, f"{meta.site!r} is no site of this federation")
         before = self.sites.verdict(meta.site, meta.sequence)
         if before is Verdict.ACCEPTED:
-            return Refused(Verdict.DUPLICATE, f"sequence {meta.sequence} was counted before")
+            reason = f"sequence {meta.sequence} was counted before"
+            return Refused(Verdict.DUPLICATE, reason, again=True)
         if before is Verdict.STALE:
             return Refused(Verdict.STALE, f"sequence {meta.sequence} is older than the last {KEPT}")
         if before is not None:

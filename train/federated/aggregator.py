@@ -111,15 +111,17 @@ class Aggregator:
         if not isinstance(judged, Refused) and not self._make_room(meta.role):
             judged = Refused(Verdict.LIMITED, f"{len(self.roles)} roles are known already")
         if isinstance(judged, Refused):
-            self.open.verdicts[judged.verdict.value] += 1
+            if not judged.again:
+                self.open.verdicts[judged.verdict.value] += 1
             self.admission.refuse(meta, judged, round=number)
             return Receipt(judged.verdict, judged.reason, number, self.version)
         for name, scope in ((GLOBAL, Scope.GLOBAL), (_pool_of(meta.role), Scope.ROLE)):
             part = delta[self._parts[scope]]
-            self.pools[name].collected.add(meta, part, discount=judged.discount, round=number)
+            self.pools[name].collected.add(meta, part, judged, round=number)
         self.admission.accept(meta, judged)
-        self.open.accept(meta.site, meta.samples, judged.staleness)
-        return Receipt(Verdict.ACCEPTED, "", number, self.version, judged.staleness)
+        staleness, version = judged.staleness, self.version
+        self.open.accept(meta.site, judged.samples, staleness=staleness, version=version)
+        return Receipt(Verdict.ACCEPTED, "", number, version, staleness)
 
     def maybe_step(self, now_s: float) -> RoundReport | None:
         """End the round when it is due: a step, or a report that it is held; else None.
@@ -192,9 +194,10 @@ class Aggregator:
                 node=self.node,
                 sequence=self.partials,
                 schema_hash=self.schema_hash,
-                base_version=self.version,
+                base_version=self.open.version,
                 counts=self.open,
-                norms=self.admission.norms.fresh.copy(),
+                norms=self.admission.norms.fresh,
+                samples=self.admission.samples.fresh,
                 pools={n: pool.hand_over() for n, pool in self.pools.items() if pool.collected},
             )
             self._close()
@@ -225,6 +228,7 @@ class Aggregator:
             self.pools[name].collected.merge(collected, scale=scale)
         self.open.merge(partial.counts)
         self.admission.norms.merge(partial.norms)
+        self.admission.samples.merge(partial.samples)
         self.nodes.accept(partial.node, partial.sequence)
         return Receipt(Verdict.ACCEPTED, "", number, version, staleness)
 
@@ -245,7 +249,7 @@ class Aggregator:
         if not all(math.isfinite(norm_of(each)) for each in proposed):
             for pool in self.pools.values():
                 pool.reject()
-            self.last = self._report("held", "the step is not finite", version=self.version)
+            self.last = self._report("held", "the step is not finite")
             self._close()
             return self.last
         length = math.sqrt(sum(norm**2 for norm in norms))
@@ -258,7 +262,7 @@ class Aggregator:
 
     def _hold(self, reason: str, now_s: float) -> RoundReport:
         """Report that the round goes on under the next number; a quarantine counts rounds."""
-        self.last = self._report("held", reason, version=self.version)
+        self.last = self._report("held", reason)
         self.open = self.open.carried(now_s)
         return self.last
 
@@ -267,31 +271,23 @@ class Aggregator:
         outcome: Outcome,
         reason: str,
         *,
-        version: int,
+        version: int | None = None,
         step_norm: float = 0.0,
         capped: bool = False,
     ) -> RoundReport:
-        now, norms = self.open, self.admission.norms
-        median = norms.quantile(0.5, fresh=True)
-        return RoundReport(
-            round=now.number,
+        return RoundReport.of(
+            self.open,
+            self.admission,
             outcome=outcome,
             reason=reason,
-            version=version,
+            version=self.version if version is None else version,
             base_version=self.version,
-            sites=tuple(sorted(now.sites)),
-            updates=now.updates,
-            samples=now.samples,
-            verdicts=dict(sorted(now.verdicts.items())),
-            median_norm=median if math.isfinite(median) else 0.0,
-            most_staleness=now.stalest,
-            quarantined=self.admission.sites.quarantined(now.number),
             step_norm=step_norm,
             capped=capped,
         )
 
     def _close(self) -> None:
-        self.admission.norms.close()
+        self.admission.close()
         self.open = self.open.next()
 
     def _longest_step(self) -> float:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from train.federated.admission import Admitted
 from train.federated.mean import Mean
 from train.federated.order import (
-    FEWEST_TO_TRIM,
     Entry,
     Reservoir,
+    can_be_trimmed,
     draw_of,
     median,
     trimmed_mean,
@@ -34,10 +35,11 @@ class Collected:
     def __bool__(self) -> bool:
         return bool(self.mean) or bool(self.reservoir)
 
-    def add(self, meta: UpdateMeta, delta: FloatArray, *, discount: float, round: int) -> None:
+    def add(self, meta: UpdateMeta, delta: FloatArray, admitted: Admitted, *, round: int) -> None:
         """Take a delta [P]; it is only read."""
+        samples, discount = admitted.samples, admitted.discount
         if self._settings.rule == "mean":
-            self.mean.add(delta, scale=meta.samples * discount, samples=meta.samples)
+            self.mean.add(delta, scale=samples * discount, samples=samples)
             return
         draw = draw_of(meta.site, round, self._settings.seed)
         if self.reservoir.would_hold(draw, meta.site, meta.sequence):
@@ -53,8 +55,9 @@ class Collected:
     def waits(self) -> str:
         """Why it cannot be aggregated yet; "" when it can."""
         held = len(self.reservoir.entries)
-        if self._settings.rule == "trimmed_mean" and held < FEWEST_TO_TRIM:
-            return f"{held} sites, a trimmed mean needs {FEWEST_TO_TRIM}"
+        trim = self._settings.trim
+        if self._settings.rule == "trimmed_mean" and not can_be_trimmed(held, trim):
+            return f"{held} sites are too few to trim {trim:g} at each end"
         return "" if self else "no update"
 
     def take(self) -> DoubleArray:

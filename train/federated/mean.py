@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 DoubleArray = NDArray[np.float64]
 
-CHUNK = 1 << 16
+CHUNK = 1 << 17
 """Numbers that are worked on at once: they and their doubles stay in a cache."""
 
 
@@ -25,7 +25,7 @@ def norm_of(delta: FloatArray) -> float:
     """
     total = 0.0
     with np.errstate(all="ignore"):
-        for part in _chunks(len(delta)):
+        for part in chunks(len(delta)):
             some = delta[part]
             total += float(np.dot(some, some))
     return math.sqrt(total) if total >= 0 else math.nan
@@ -50,7 +50,7 @@ class Mean:
         """Add a delta [P], `scale` being its samples, discounted; it is only read."""
         sums = self._sums(len(delta))
         scaled = np.empty(min(CHUNK, len(delta)), np.float64)
-        for part in _chunks(len(delta)):
+        for part in chunks(len(delta)):
             some = scaled[: part.stop - part.start]
             np.copyto(some, delta[part])
             if scale != 1:
@@ -61,7 +61,7 @@ class Mean:
     def merge(self, sums: DoubleArray, samples: int, *, scale: float) -> None:
         """Add the sums [P] of a part of the round that were made elsewhere."""
         own = self._sums(len(sums))
-        for part in _chunks(len(sums)):
+        for part in chunks(len(sums)):
             own[part] += sums[part] * scale
         self.samples += samples
 
@@ -80,6 +80,7 @@ class Mean:
         return self.sums
 
 
-def _chunks(size: int) -> Iterator[slice]:
+def chunks(size: int) -> Iterator[slice]:
+    """The parts of a vector of this size, one after the other."""
     for start in range(0, size, CHUNK):
         yield slice(start, min(start + CHUNK, size))

@@ -38,10 +38,15 @@ def trimmed_mean(deltas: Sequence[FloatArray], trim: float) -> DoubleArray:
 
     Raises ValueError for fewer than five deltas, or when nothing would be left.
     """
-    dropped = trimmed(len(deltas), trim)
-    if len(deltas) < FEWEST_TO_TRIM or 2 * dropped >= len(deltas):
+    if not can_be_trimmed(len(deltas), trim):
+        dropped = trimmed(len(deltas), trim)
         raise ValueError(f"a mean of {len(deltas)} cannot be trimmed by {dropped} at each end")
-    return _by_columns(deltas, dropped)
+    return _by_columns(deltas, trimmed(len(deltas), trim))
+
+
+def can_be_trimmed(count: int, trim: float) -> bool:
+    """Whether so many are enough, and some of them stay."""
+    return count >= FEWEST_TO_TRIM and 2 * trimmed(count, trim) < count
 
 
 def trimmed(count: int, trim: float) -> int:

@@ -16,9 +16,10 @@ from train.federated.rounds import OpenRound
 class Partial:
     """Sums and counts of the updates that one aggregator admitted.
 
-    Merging partials is associative and, up to the last bit of float64, gives what one aggregator
-    of all the updates would hold. For order statistics a leaf hands on its reservoir: the medians
-    are those of the sites that all leaves together hold.
+    Nodes are trusted, and a site sends to one of them only. Merging partials is associative and, up
+    to the last bit of float64, gives what one aggregator of all the updates would hold. For order
+    statistics a leaf hands on its reservoir: the medians are those of the sites that all leaves
+    together hold.
     """
 
     node: str
@@ -27,9 +28,11 @@ class Partial:
     """Rises with every partial of the node: the same number again is the same partial."""
     schema_hash: str
     base_version: int
-    """The last accepted version at the node, which its staleness counts from."""
+    """The version that was accepted at the node when its first update came."""
     counts: OpenRound
     norms: NDArray[np.int64]
-    """Of the deltas, in the bins of `Norms`."""
+    """Of the deltas, in the bins of `Usual`."""
+    samples: NDArray[np.int64]
+    """That they were said to have, in the same bins."""
     pools: Mapping[str, Collected]
     """By pool: `global`, `role/web`, ..."""

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.federated.collected import Collected
+from train.federated.mean import chunks
 from train.federated.optimizers import Moments, capped, step
 from train.federated.settings import AggregatorSettings
 
 FloatArray = NDArray[np.float32]
+DoubleArray = NDArray[np.float64]
 
 
 class Pool:
@@ -33,9 +35,7 @@ class Pool:
         delta = self.collected.take()
         made, moments = step(self.moments, delta, self.settings)
         made, norm, cut = capped(made, most)
-        moved = np.empty_like(self.vector)
-        np.add(self.vector, made, out=moved, casting="same_kind")
-        self.proposed = (moved, moments)
+        self.proposed = (_moved(self.vector, made), moments)
         return norm, cut
 
     def hand_over(self) -> Collected:
@@ -55,3 +55,17 @@ class Pool:
     def reject(self) -> None:
         """Forget the proposal."""
         self.proposed = None
+
+
+def _moved(vector: FloatArray, made: DoubleArray) -> FloatArray:
+    """The vector [P] after a step, in the step's own memory, of which half is given back.
+
+    The sums of a round are most of what an aggregator needs: with the new vector in their place
+    it never needs more than while it collects.
+    """
+    narrow = made.view(np.float32)
+    for part in chunks(len(vector)):  # what is written lies before what is still to be read
+        narrow[part] = vector[part] + made[part]
+    del narrow
+    made.resize((len(vector) + 1) // 2, refcheck=False)
+    return made.view(np.float32)[: len(vector)]

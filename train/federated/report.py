@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
+
+from train.federated.admission import Admission
+from train.federated.rounds import OpenRound
 
 Outcome = Literal["stepped", "held"]
 """A new version, or a candidate for one; or nothing, and the round goes on."""
@@ -42,6 +46,38 @@ class RoundReport:
         """As plain JSON values."""
         names = ("sites", "quarantined")
         return {**asdict(self), **{name: list(getattr(self, name)) for name in names}}
+
+    @classmethod
+    def of(
+        cls,
+        now: OpenRound,
+        admission: Admission,
+        *,
+        outcome: Outcome,
+        reason: str,
+        version: int,
+        base_version: int,
+        step_norm: float = 0.0,
+        capped: bool = False,
+    ) -> Self:
+        """Of a round that ends now."""
+        median = admission.norms.quantile(0.5, fresh=True)
+        return cls(
+            round=now.number,
+            outcome=outcome,
+            reason=reason,
+            version=version,
+            base_version=base_version,
+            sites=tuple(sorted(now.sites)),
+            updates=now.updates,
+            samples=now.samples,
+            verdicts=dict(sorted(now.verdicts.items())),
+            median_norm=median if math.isfinite(median) else 0.0,
+            most_staleness=now.stalest,
+            quarantined=admission.sites.quarantined(now.number),
+            step_norm=step_norm,
+            capped=capped,
+        )
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

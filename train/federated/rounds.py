@@ -21,13 +21,16 @@ class OpenRound:
     """That were accepted."""
     samples: int = 0
     stalest: int = 0
+    version: int = 0
+    """That was accepted when the first update came."""
     sites: Counter[str] = field(default_factory=Counter)
     """Accepted updates by site."""
     verdicts: Counter[str] = field(default_factory=Counter)
     """All offers by verdict."""
 
-    def accept(self, site: str, samples: int, staleness: int) -> None:
+    def accept(self, site: str, samples: int, *, staleness: int, version: int) -> None:
         """Count an update that was added."""
+        self.version = self.version if self.updates else version
         self.updates += 1
         self.samples += samples
         self.stalest = max(self.stalest, staleness)

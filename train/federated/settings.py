@@ -44,6 +44,8 @@ class AggregatorSettings:
     outlier_quantile: float = 0.98
     outlier_factor: float = 4.0
     """One longer than so many times that quantile is refused; 0: none is."""
+    samples_cap: float = 10.0
+    """One with more samples than so many times the median counts as that many; 0: as its own."""
     step_cap: float = 2.0
     """A step is at most so many times as long as the median delta; 0: as long as it is."""
     per_site: int = 4
@@ -78,10 +80,9 @@ class AggregatorSettings:
                 f"clip_quantile {self.clip_quantile} is in [0, 1), outlier_quantile "
                 f"{self.outlier_quantile} between 0 and 1"
             )
-        if min(self.outlier_factor, self.step_cap) < 0:
-            raise ValueError(
-                f"outlier_factor {self.outlier_factor} and step_cap {self.step_cap} start at 0"
-            )
+        for name in ("outlier_factor", "samples_cap", "step_cap"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} {getattr(self, name)} starts at 0")
         if self.most_staleness < 0 or self.staleness_power < 0:
             raise ValueError(
                 f"most_staleness {self.most_staleness} and staleness_power "

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from train.federated.update import Verdict
 
-KEPT = 64
+KEPT = 16
 """Verdicts that are remembered of a site: of its highest sequence numbers."""
 _LONGEST = 10
 """A quarantine lasts two to this power of rounds at most."""

@@ -1,6 +1,7 @@
 """An aggregator's whole state as bytes, and back: a run that was resumed is bitwise the same.
 
-    head      what changes with every update: counts, accounts, sums of the open round
+    head      what changes with every update and is small: counts and accounts
+    sums      what a mean has added up so far: raw float64 and a checksum, made without a copy more
     settled   vectors and moments, which change with a step
     entry     a delta that an order statistic holds; never changes
     partial   what a leaf has handed on and does not know to have arrived
@@ -10,8 +11,10 @@ The head names the pieces that belong to it; a piece's name always means the sam
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +26,6 @@ from forecast.packing import pack, unpack
 from train.federated.aggregator import Aggregator
 from train.federated.collected import Collected
 from train.federated.history import History
-from train.federated.norms import Norms
 from train.federated.optimizers import Moments
 from train.federated.order import Entry
 from train.federated.partial import Partial
@@ -32,11 +34,14 @@ from train.federated.report import RoundReport
 from train.federated.rounds import OpenRound
 from train.federated.settings import AggregatorSettings
 from train.federated.sites import Sites
+from train.federated.usual import Usual
 
 FORMAT = 1
 
 FloatArray = NDArray[np.float32]
+DoubleArray = NDArray[np.float64]
 Arrays = dict[str, NDArray[Any]]
+Make = Callable[[], bytes | memoryview]
 Read = Callable[[str], bytes]
 """The bytes of a piece by its name."""
 
@@ -46,45 +51,47 @@ class Saved:
     """A state: its head, and how to make each piece that it names."""
 
     head: bytes
-    pieces: Mapping[str, Callable[[], bytes]]
+    pieces: Mapping[str, Make]
 
 
 def save(one: Aggregator) -> Saved:
     """The state now: what changes in place is in the head; the pieces can be made later."""
     settled = f"settled-{one.epoch}"
     held = {n: (pool.vector, pool.moments, pool.proposed) for n, pool in one.pools.items()}
-    pieces: dict[str, Callable[[], bytes]] = {settled: lambda: _settled(held)}
-    arrays: Arrays = {}
-    pools = {n: _told(n, pool.collected, arrays, pieces) for n, pool in one.pools.items()}
-    partial = None
+    pieces: dict[str, Make] = {settled: partial(_settled, held)}
+    round = one.open.number
+    pools = {n: _told(n, round, pool.collected, pieces) for n, pool in one.pools.items()}
+    handed = None
     if one.outgoing is not None:
-        partial, outgoing = f"partial-{one.outgoing.sequence}", one.outgoing
-        pieces[partial] = lambda: pack_partial(outgoing)
+        handed = f"partial-{one.outgoing.sequence}"
+        pieces[handed] = partial(pack_partial, one.outgoing)
     header = {
         "format": FORMAT,
         "schema_hash": one.schema_hash,
         "rule": one.settings.rule,
         "settled": settled,
-        "partial": partial,
+        "partial": handed,
         "pools": pools,
         "open": one.open.to_json(),
         "history": one.history.to_json(),
         "sites": one.admission.sites.to_json(),
         "nodes": one.nodes.to_json(),
         "norms": one.admission.norms.to_json(),
+        "samples": one.admission.samples.to_json(),
         "partials": one.partials,
         "epoch": one.epoch,
         "last": None if one.last is None else one.last.to_json(),
     }
-    return Saved(pack("aggregator", header, arrays), pieces)
+    return Saved(pack("aggregator", header, {}), pieces)
 
 
 def pieces_of(head: bytes) -> set[str]:
     """Names of the pieces that belong to a head; raises StateError as `load`."""
     header, _ = unpack("aggregator", head)
-    entries = [each["piece"] for told in header["pools"].values() for each in told["entries"]]
-    partial = [header["partial"]] if header["partial"] else []
-    return {header["settled"], *partial, *entries}
+    pools = header["pools"].values()
+    entries = [each["piece"] for told in pools for each in told["entries"]]
+    named = [header["settled"], header["partial"], *(told["sums"] for told in pools), *entries]
+    return {piece for piece in named if piece is not None}
 
 
 def load(one: Aggregator, head: bytes, read: Read) -> int:
@@ -94,7 +101,7 @@ def load(one: Aggregator, head: bytes, read: Read) -> int:
     other. Raises StateError for bytes that are damaged, of an unknown format, or of another
     layout.
     """
-    header, arrays = unpack("aggregator", head)
+    header, _ = unpack("aggregator", head)
     if header["format"] != FORMAT:
         raise StateError(f"state of an aggregator: format {header['format']}, need {FORMAT}")
     if header["schema_hash"] != one.schema_hash:
@@ -106,37 +113,39 @@ def load(one: Aggregator, head: bytes, read: Read) -> int:
     dropped = 0
     if header["rule"] == settings.rule:
         for name, told in header["pools"].items():
-            one.pools[name].collected = _collected(name, told, arrays, read, settings)
+            one.pools[name].collected = _collected(told, read, settings)
     else:
         dropped, one.open = one.open.updates, one.open.next()
     most = settings.most_staleness
     one.history = History.from_json(header["history"], most_staleness=most)
     one.admission.sites = Sites.from_json(header["sites"], settings.most_sites)
     one.nodes = Sites.from_json(header["nodes"], settings.most_sites)
-    one.admission.norms = Norms.from_json(header["norms"])
+    one.admission.norms = Usual.from_json(header["norms"])
+    one.admission.samples = Usual.from_json(header["samples"])
     one.partials, one.epoch = header["partials"], header["epoch"]
-    last, partial = header["last"], header["partial"]
+    last, handed = header["last"], header["partial"]
     one.last = None if last is None else RoundReport.from_json(last)
-    one.outgoing = unpack_partial(read(partial), settings) if partial else None
+    one.outgoing = unpack_partial(read(handed), settings) if handed else None
     return dropped
 
 
-def pack_partial(partial: Partial) -> bytes:
+def pack_partial(one: Partial) -> bytes:
     """A partial as bytes, for a file or for the way to another machine."""
-    arrays: Arrays = {"norms": partial.norms}
+    arrays: Arrays = {"norms": one.norms, "samples": one.samples}
     pools: dict[str, Any] = {}
-    for name, collected in partial.pools.items():
-        pieces: dict[str, Callable[[], bytes]] = {}
-        pools[name] = _told(name, collected, arrays, pieces)
+    for name, collected in one.pools.items():
+        pools[name] = _told(name, 0, collected, None)
+        if collected.mean.sums is not None:
+            arrays[pools[name]["sums"]] = collected.mean.sums
         for entry in collected.reservoir.entries.values():
             arrays[_piece(name, entry)] = entry.delta
     header = {
         "format": FORMAT,
-        "node": partial.node,
-        "sequence": partial.sequence,
-        "schema_hash": partial.schema_hash,
-        "base_version": partial.base_version,
-        "counts": partial.counts.to_json(),
+        "node": one.node,
+        "sequence": one.sequence,
+        "schema_hash": one.schema_hash,
+        "base_version": one.base_version,
+        "counts": one.counts.to_json(),
         "pools": pools,
     }
     return pack("partial", header, arrays)
@@ -149,12 +158,11 @@ def unpack_partial(data: bytes, settings: AggregatorSettings) -> Partial:
         raise StateError(f"a partial: format {header['format']}, need {FORMAT}")
 
     def read(piece: str) -> bytes:
+        if piece.startswith("sums"):
+            return bytes(_sealed(_roomy(arrays[piece])))
         return pack("entry", {}, {"delta": arrays[piece]})
 
-    pools = {
-        name: _collected(name, told, arrays, read, settings)
-        for name, told in header["pools"].items()
-    }
+    pools = {name: _collected(told, read, settings) for name, told in header["pools"].items()}
     return Partial(
         node=header["node"],
         sequence=header["sequence"],
@@ -162,40 +170,73 @@ def unpack_partial(data: bytes, settings: AggregatorSettings) -> Partial:
         base_version=header["base_version"],
         counts=OpenRound.from_json(header["counts"]),
         norms=arrays["norms"],
+        samples=arrays["samples"],
         pools=pools,
     )
 
 
 def _told(
-    name: str, collected: Collected, arrays: Arrays, pieces: dict[str, Callable[[], bytes]]
+    name: str, round: int, collected: Collected, pieces: dict[str, Make] | None
 ) -> dict[str, Any]:
-    """What was collected, as JSON; its sums go to `arrays`, its entries to `pieces`."""
+    """What was collected, as JSON; its sums and entries go to `pieces`, where there are any."""
+    sums, samples = None, collected.mean.samples
     if collected.mean.sums is not None:
-        arrays[f"sums/{name}"] = collected.mean.sums
+        # Within a round the samples rise with everything that is added.
+        sums = f"sums-{round}-{samples}-{_hashed(name)}"
+        if pieces is not None:
+            pieces[sums] = partial(_sealed, _roomy(collected.mean.sums))
     entries = []
     for _, entry in sorted(collected.reservoir.entries.items()):
         piece = _piece(name, entry)
-        pieces[piece] = lambda entry=entry: pack("entry", {}, {"delta": entry.delta})  # type: ignore[misc]
+        if pieces is not None:
+            pieces[piece] = partial(pack, "entry", {}, {"delta": entry.delta})
         told = {"site": entry.site, "sequence": entry.sequence, "draw": entry.draw}
         entries.append({**told, "piece": piece})
-    return {"samples": collected.mean.samples, "entries": entries}
+    return {"samples": samples, "sums": sums, "entries": entries}
 
 
 def _piece(name: str, entry: Entry) -> str:
-    return f"entry-{sha256(f'{name}|{entry.draw}|{entry.sequence}|{entry.site}'.encode())[:32]}"
+    return f"entry-{_hashed(f'{name}|{entry.draw}|{entry.sequence}|{entry.site}')}"
 
 
-def _collected(
-    name: str, told: Mapping[str, Any], arrays: Arrays, read: Read, settings: AggregatorSettings
-) -> Collected:
+def _hashed(name: str) -> str:
+    return sha256(name.encode())[:32]
+
+
+def _collected(told: Mapping[str, Any], read: Read, settings: AggregatorSettings) -> Collected:
     made = Collected(settings)
-    if (sums := arrays.get(f"sums/{name}")) is not None:
-        made.mean.sums = sums.copy()
+    if told["sums"] is not None:
+        made.mean.sums = _opened(told["sums"], read(told["sums"]))
     made.mean.samples = told["samples"]
     for each in told["entries"]:
         _, found = unpack("entry", read(each["piece"]))
         made.reservoir.add(Entry(each["draw"], each["site"], each["sequence"], found["delta"]))
     return made
+
+
+def _roomy(sums: DoubleArray) -> DoubleArray:
+    """A copy with room for a checksum behind it."""
+    made = np.empty(len(sums) + 1, "<f8")
+    made[:-1] = sums
+    return made
+
+
+def _sealed(made: DoubleArray) -> memoryview:
+    """The bytes of a copy that has room, with their checksum in it."""
+    view = made.data.cast("B")
+    view[-8:] = zlib.crc32(view[:-8]).to_bytes(8, "little")
+    return view
+
+
+def _opened(piece: str, data: bytes) -> DoubleArray:
+    """Sums out of what `_sealed` made; raises StateError when they are damaged."""
+    if (
+        len(data) < 8
+        or len(data) % 8
+        or zlib.crc32(data[:-8]) != int.from_bytes(data[-8:], "little")
+    ):
+        raise StateError(f"stored {piece}: the checksum does not match, {len(data)} bytes")
+    return np.frombuffer(data, "<f8", len(data) // 8 - 1).astype(np.float64)
 
 
 def _settled(

@@ -62,7 +62,7 @@ class AggregatorStore:
             self._disk.remove(self._directory / piece)
         self._kept -= gone
 
-    def _replace(self, name: str, data: bytes) -> None:
+    def _replace(self, name: str, data: bytes | memoryview) -> None:
         path = self._directory / name
         temporary = path.with_name(f"{TEMPORARY}{name}")
         self._disk.write(temporary, data)

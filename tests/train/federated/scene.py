@@ -22,7 +22,7 @@ STATE = {
 LAYOUT = Layout.of(STATE, rules=RULES)
 ALL_GLOBAL = Layout.of({"body": np.zeros(6, np.float32)}, rules=RULES)
 
-PLAIN = {"clip_quantile": 0.0, "outlier_factor": 0.0, "step_cap": 0.0}
+PLAIN = {"clip_quantile": 0.0, "outlier_factor": 0.0, "step_cap": 0.0, "samples_cap": 0.0}
 """Nothing is clipped, refused for its norm, or capped."""
 
 

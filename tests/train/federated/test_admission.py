@@ -194,3 +194,16 @@ def test_a_quarantine_ends_also_when_no_round_can_be_closed():
     for minute in range(4):
         one.maybe_step(60.0 * minute)
     assert one.offer(meta("bad", 1), delta(1)).verdict is Verdict.ACCEPTED
+
+
+def test_a_site_buys_no_influence_with_the_samples_it_says_it_has():
+    one = calm()
+    assert one.admission.heaviest() == pytest.approx(10, rel=0.05)
+    before = one.shared()
+    for place in range(10):
+        honest = delta(1) if place else delta(-1)
+        assert offer(one, f"s{place}", honest, samples=10**9 if place == 0 else 1).counted
+    report = one.maybe_step(0.0)
+    assert report is not None
+    assert report.samples < 9 + 11
+    assert (one.shared() - before)[0] > -0.2

@@ -305,11 +305,21 @@ def test_a_trimmed_mean_waits_for_five_sites():
     assert one.maybe_step(0.0) is None
     held = one.maybe_step(60.0)
     assert held is not None
-    assert held.reason == "4 sites, a trimmed mean needs 5"
+    assert held.reason == "4 sites are too few to trim 0.2 at each end"
     offer(one, "e", delta(1))
     report = one.maybe_step(120.0)
     assert report is not None
     assert report.outcome == "stepped"
+
+
+def test_a_share_that_would_leave_nobody_waits_for_more_sites_and_never_raises():
+    one = aggregator(updates=6, rule="trimmed_mean", trim=0.45)
+    for site in "abcdef":
+        offer(one, site, delta(1))
+    one.maybe_step(0.0)
+    held = one.maybe_step(60.0)
+    assert held is not None
+    assert held.reason == "6 sites are too few to trim 0.45 at each end"
 
 
 def test_a_role_with_too_few_to_trim_waits_and_the_others_do_not():
@@ -319,7 +329,7 @@ def test_a_role_with_too_few_to_trim_waits_and_the_others_do_not():
     offer(one, "f", delta(1), role="db")
     report = one.maybe_step(0.0)
     assert report is not None
-    assert report.reason == "role/db: 1 sites, a trimmed mean needs 5"
+    assert report.reason == "role/db: 1 sites are too few to trim 0.2 at each end"
     assert one.shared("web").tolist() == [1, 2, 3, 4, 11, 21]
     assert one.shared("db").tolist() == [1, 2, 3, 4, 10, 20]
 
@@ -432,3 +442,29 @@ def test_a_partial_of_another_layout_or_an_unknown_version_is_refused():
 def test_a_start_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"start is float32 \(3,\), need float32 6"):
         aggregator(start=np.zeros(3, np.float32))
+
+
+def test_a_partial_is_as_old_as_its_first_update():
+    leaf, root = aggregator(), aggregator(updates=1, **PLAIN)
+    offer(leaf, "a", delta(1))
+    offer(root, "b", delta(0))
+    root.maybe_step(0.0)
+    leaf.adopt(1, {"": root.shared()})
+    offer(leaf, "c", delta(1))
+    partial = leaf.partial()
+    assert partial is not None
+    assert partial.base_version == 0
+    assert root.merge(partial).staleness == 1
+
+
+def test_staleness_does_not_add_up_over_arrivals():
+    one = aggregator(updates=1, **PLAIN)
+    offer(one, "a", delta(0))
+    one.maybe_step(0.0)
+    moved = []
+    for number in range(6):
+        before = one.shared()
+        one.offer(meta("late", number, base_version=one.version - 1), delta(1))
+        one.maybe_step(0.0)
+        moved.append(float((one.shared() - before)[0]))
+    assert moved == pytest.approx([2**-0.5] * 6, rel=1e-5)

@@ -16,7 +16,7 @@ from train.federated.settings import AggregatorSettings
         ({"quorum": 0}, "quorum 0 starts at 1"),
         ({"reservoir": -1}, "reservoir -1 starts at 1"),
         ({"clip_quantile": 1.0}, "clip_quantile 1.0 is in"),
-        ({"step_cap": -1.0}, "step_cap -1.0 start at 0"),
+        ({"step_cap": -1.0}, "step_cap -1.0 starts at 0"),
         ({"most_staleness": -1}, "most_staleness -1 and"),
     ],
 )

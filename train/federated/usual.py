@@ -1,9 +1,10 @@
-"""How long deltas usually are: counts of their norms in bins, over the rounds so far.
+"""What is usual of a number that updates have, such as their norm: counts in bins, over the rounds.
 
-Thresholds follow from it that need no absolute number: what is clipped, what is refused,
-how long a step may be. Counts add up, so a tree of aggregators tracks what one would, and no order
-of arrival changes them; within a round the thresholds stand still. A quantile that is read off the
-counts of *all* norms cannot run away, as one can that is fed with the norms after clipping.
+Thresholds follow from it that need no absolute number: what is clipped, what is refused, how long a
+step may be, how much one site may count. Counts add up, so a tree of aggregators tracks what one
+would, and no order of arrival changes them; within a round the thresholds stand still. A quantile
+that is read off the counts of *all* norms cannot run away, as one can that is fed with the norms
+after clipping.
 """
 
 from __future__ import annotations
@@ -16,26 +17,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 _PER_DOUBLING = 16
-"""Bins between a norm and its double: a quantile is told to 4.4 %."""
+"""Bins between a number and its double: a quantile is told to 4.4 %."""
 _LOWEST = -64
-"""The first bin begins at two to this power; shorter ones count there."""
+"""The first bin begins at two to this power; lower ones count there."""
 _BINS = 128 * _PER_DOUBLING
 _KEPT = 0.5
 """Of the weight of what came before, after each round."""
 
 
-class Norms:
-    """Norms of the open round, and those before, which decide."""
+class Usual:
+    """Positive numbers of the open round, and those before, which decide."""
 
     def __init__(self) -> None:
         self.fresh: NDArray[np.int64] = np.zeros(_BINS, np.int64)
         """Of the open round."""
         self._past: NDArray[np.float64] = np.zeros(_BINS, np.float64)
 
-    def add(self, norm: float) -> None:
-        """Count one; a delta of nothing says nothing of the others."""
-        if norm > 0:
-            place = math.floor((math.log2(norm) - _LOWEST) * _PER_DOUBLING)
+    def add(self, value: float) -> None:
+        """Count one; the norm 0, of a delta of nothing, says nothing of the others."""
+        if value > 0:
+            place = math.floor((math.log2(value) - _LOWEST) * _PER_DOUBLING)
             self.fresh[min(max(place, 0), _BINS - 1)] += 1
 
     def merge(self, fresh: NDArray[np.int64]) -> None:
@@ -48,7 +49,7 @@ class Norms:
         self.fresh = np.zeros(_BINS, np.int64)
 
     def quantile(self, level: float, *, fresh: bool = False) -> float:
-        """The norm that this share stays under, of the rounds before; infinite before the first.
+        """What this share of the rounds before stays under; infinite before the first one's end.
 
         With `fresh` the open round counts too.
         """

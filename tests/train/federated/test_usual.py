@@ -1,4 +1,4 @@
-"""Norms are counted in bins; quantiles are read off to 4.4 %."""
+"""Numbers are counted in bins; quantiles are read off to 4.4 %."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.federated.norms import Norms
+from train.federated.usual import Usual
 
 NORMS = st.lists(st.floats(1e-12, 1e12), min_size=1, max_size=40)
 
 
-def norms(*values: float) -> Norms:
-    made = Norms()
+def norms(*values: float) -> Usual:
+    made = Usual()
     for each in values:
         made.add(each)
     return made
@@ -68,7 +68,7 @@ def test_counts_add_up_and_come_back_from_json(first, second):
     both.close()
     one.close()
     one.add(3.0)
-    back = Norms.from_json(one.to_json())
+    back = Usual.from_json(one.to_json())
     assert back.to_json() == one.to_json()
     assert back.quantile(0.7) == both.quantile(0.7) == pytest.approx(one.quantile(0.7))
     assert back.fresh.dtype == np.int64

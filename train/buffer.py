@@ -26,7 +26,7 @@ from forecast.schema import SampleBlock, Schema
 from forecast.storage import DISK, Disk
 from forecast.windows import RawWindows
 from train import snapshot
-from train.cuts import Cutter
+from train.cuts import Cutter, Only
 from train.event_book import EventBook
 from train.examples import Examples, examples_of
 from train.intake import AppendReport, Intake
@@ -210,6 +210,7 @@ class Buffer:
         seed: int,
         holdout_hours: int,
         known_at: int | None = None,
+        only: Only = None,
     ) -> RawWindows:
         """At most `count` training windows, uniform by seed over all that can teach something.
 
@@ -219,12 +220,12 @@ class Buffer:
         """
         last = as_of - self._slots(holdout_hours) - 2 * self._horizon
         first = max(last - self._slots(hours) + 1, self._intake.roster.first_slot() or 0)
-        masker = self.events.masker(as_of if known_at is None else known_at)
-        names, origins = self._cutter.drawn(first, last, count=count, seed=seed, masker=masker)
-        return self._cutter.cut(names, origins, labels=True, as_of=last)
+        mask = self.events.masker(as_of if known_at is None else known_at)
+        chosen = self._cutter.drawn(first, last, count=count, seed=seed, masker=mask, only=only)
+        return self._cutter.cut(*chosen, labels=True, as_of=last)
 
     def holdout(
-        self, *, as_of: int, hours: int, every: int, known_at: int | None = None
+        self, *, as_of: int, hours: int, every: int, known_at: int | None = None, only: Only = None
     ) -> RawWindows:
         """Every server's windows with labels in the last `hours` up to `as_of`.
 
@@ -233,7 +234,7 @@ class Buffer:
         masker = self.events.masker(as_of if known_at is None else known_at)
         last = as_of - self._horizon
         origins = np.arange(last, as_of - self._slots(hours) - 1, -every, dtype=np.int64)[::-1]
-        names, chosen = self._cutter.spaced(origins, masker=masker)
+        names, chosen = self._cutter.spaced(origins, masker=masker, only=only)
         # One long-run deviation for all, from before the first of them: none reads past its origin.
         return self._cutter.cut(names, chosen, labels=True, as_of=as_of - self._slots(hours))
 

@@ -23,6 +23,9 @@ BoolArray = NDArray[np.bool_]
 Masker = Callable[[Sequence[str], IntArray], BoolArray]
 """Which slots [K] of which servers [S] say nothing: [S, K]."""
 
+Only = Sequence[str] | None
+"""The servers that windows are taken from; None: all."""
+
 _SERVERS_AT_A_TIME = 64
 
 
@@ -75,14 +78,21 @@ class Cutter:
         )
 
     def drawn(
-        self, first: int, last: int, *, count: int, seed: int, masker: Masker | None = None
+        self,
+        first: int,
+        last: int,
+        *,
+        count: int,
+        seed: int,
+        masker: Masker | None = None,
+        only: Only = None,
     ) -> tuple[list[str], IntArray]:
         """Servers and origins of `count` windows, uniform over all that can teach something.
 
         Origins lie in [first, last]; each window comes up once at most, in random order. Fewer come
         back when there are fewer.
         """
-        names, fit = self._eligible(np.arange(first, last + 1), masker)
+        names, fit = self._eligible(np.arange(first, last + 1), masker, only)
         places = np.flatnonzero(fit)
         rng = np.random.default_rng(seed)
         chosen = rng.choice(places, size=min(count, len(places)), replace=False)
@@ -90,20 +100,25 @@ class Cutter:
         return [names[at] for at in server], (first + offset).astype(np.int64)
 
     def spaced(
-        self, origins: IntArray, *, masker: Masker | None = None
+        self, origins: IntArray, *, masker: Masker | None = None, only: Only = None
     ) -> tuple[list[str], IntArray]:
         """Servers and origins of every window that can teach something, with these origins."""
-        names, fit = self._eligible(origins, masker)
+        names, fit = self._eligible(origins, masker, only)
         server, at = np.nonzero(fit)
         return [names[index] for index in server], origins[at]
 
-    def _eligible(self, origins: IntArray, masker: Masker | None) -> tuple[list[str], BoolArray]:
+    def _eligible(
+        self, origins: IntArray, masker: Masker | None, only: Only
+    ) -> tuple[list[str], BoolArray]:
         """Names [S], and which of their windows with these rising origins are worth learning from.
 
         The context lies inside the server's life, at least half of the label cells are known, a
         target was observed in the origin's last 3 slots, and no label lies in a masked slot.
         """
         names = self._roster.names()
+        if only is not None:
+            wanted = frozenset(only)
+            names = [name for name in names if name in wanted]
         fit = np.zeros((len(names), len(origins)), dtype=np.bool_)
         for begin in range(0, len(names) if len(origins) else 0, _SERVERS_AT_A_TIME):
             part = slice(begin, begin + _SERVERS_AT_A_TIME)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -119,16 +120,22 @@ class Rehearsal:
         Raises StateError when the log cannot be written; then nothing was drawn.
         """
         known = as_of if known_at is None else known_at
-        asked = {"as_of": as_of, "hours": hours, "seed": seed, "holdout_hours": holdout_hours}
-        asked["known_at"] = known
+        slide = partial(
+            self._buffer.draw,
+            as_of=as_of,
+            hours=hours,
+            seed=seed,
+            holdout_hours=holdout_hours,
+            known_at=known,
+        )
         if self._drawn is not None and self._drawn.update_id == update_id:
             drawn = self._drawn
-            fresh = self._buffer.draw(count=count - len(drawn.rows), **asked)
+            fresh = slide(count=count - len(drawn.rows))
         else:
             last = as_of - holdout_hours * self._hour - 2 * self._horizon
             self._settle(last, seed)
             rows, weight = self._table.draw(round(ratio * count), last=last, seed=seed)
-            fresh = self._buffer.draw(count=count - len(rows), **asked)
+            fresh = slide(count=count - len(rows))
             drawn = Drawn(update_id, rows, weight, Offer.of(fresh, self._schema))
             self._write(records.drawn_record(drawn))
             self._drawn = drawn

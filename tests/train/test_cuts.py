@@ -47,6 +47,22 @@ def test_without_labels_the_horizon_is_unknown():
     assert not np.isnan(raw.values[:, :L, 0]).any()
 
 
+def test_windows_of_some_servers_are_those_a_buffer_of_them_alone_would_give():
+    both, alone = filled(servers=("a", "b", "c")), filled(servers=("a", "c"))
+    query = {"as_of": END, "hours": 24, "count": 50, "seed": 3, "holdout_hours": 5}
+    asked = {"as_of": END, "hours": 5, "every": H}
+    for some, all_of_them in (
+        (both.draw(**query, only=("c", "a")), alone.draw(**query)),
+        (both.holdout(**asked, only=("c", "a")), alone.holdout(**asked)),
+    ):
+        assert some.servers == all_of_them.servers
+        np.testing.assert_array_equal(some.origin, all_of_them.origin)
+        again = both.cut(some.servers, some.origin, labels=True)
+        np.testing.assert_array_equal(some.values, again.values)
+    assert len(both.draw(**query, only=())) == 0
+    assert len(both.draw(**query, only=("ghost",))) == 0
+
+
 def test_a_lag_shorter_than_the_horizon_is_not_read_beyond_the_origin():
     buffer = buffer_of(horizon=DAY + 5)
     buffer.append("all", steady(["a"], range(BEGIN, END + 1)))

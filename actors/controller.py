@@ -159,6 +159,8 @@ class Controller(Loading):
             # A step done again finds the new champion: this one must, too.
             await self._refresh_members()
         state = await self._safety.step(report, state, self._state)
+        if self._safety.restored:
+            await self._refresh_members()  # a step done again finds the other champion, too
         state = await self._learning.step(state)
         state = await self._safety.learned(self._learning.outcome, state)
         snapshot = await self._issue(slot)

@@ -51,7 +51,9 @@ class Safety:
         self._tracker: GainTracker | None = None
         self._changed = False
         self._notices: list[Notice] = []
-        self._restored = 0
+        self._restores = 0
+        self.restored = False
+        """Whether the last step let another version serve."""
         self._looked = self._looking = -1
         """The revision up to which nothing is left to take in: by the last commit, by this step."""
 
@@ -69,7 +71,7 @@ class Safety:
                 name: {role: one[name] for role, one in by_role.items()}
                 for name in ("ratio", "lower", "upper")
             },
-            "twin_restores": self._restored,
+            "twin_restores": self._restores,
             "notices": counts,
         }
 
@@ -77,7 +79,7 @@ class Safety:
         self, report: StepReport, state: ControllerState, known: ControllerState
     ) -> ControllerState:
         """Before a slot's learning. `known` is the state that is committed."""
-        self._notices = []
+        self._notices, self.restored = [], False
         registry: RegistryState = await self._registry.state.remote()
         state = await self._changes(registry, state)
         if self._settings.twin_share:
@@ -249,7 +251,7 @@ class Safety:
         except (RegistryError, ArtifactError) as error:
             text = f"version {to} cannot be restored ({error}), promotion is paused: {reason}"
             await self._registry.pause.remote(**record, key=f"twin-{slot}")
-        self._restored += 1
+        self._restores, self.restored = self._restores + 1, True
         log.error("%s", text, extra={"slot": slot})
         self._tell("twin_restored", slot, text)
 

@@ -92,9 +92,8 @@ def test_every_figure_can_be_made_again_from_the_dump(told):
     for column in ("server", "target"):
         actuals[column] = actuals[column].astype(str)
     assert (rows["slot"] == rows["origin"] + rows["horizon"]).all()
-    assert (
-        rows["version"].notna() == rows["member"].isin(["champion", "champion_calibrated"])
-    ).all()
+    versions = ["champion", "champion_calibrated", "twin"]
+    assert (rows["version"].notna() == rows["member"].isin(versions)).all()
     actuals = actuals[actuals["slot"] >= REPLAY.start_slot].rename(columns={"value": "y"})
     joined = rows.merge(actuals, on=["server", "target", "slot"])
     level, y, value = (joined[name].to_numpy(np.float64) for name in ("level", "y", "value"))
@@ -112,6 +111,10 @@ def test_every_figure_can_be_made_again_from_the_dump(told):
             assert _wql(part) == pytest.approx(report["days"][date][member]["wql"], rel=1e-6)
         for server, part in mine.groupby("server"):
             assert _wql(part) == pytest.approx(report["servers"][server][member]["wql"], rel=1e-6)
+
+    twin = joined[joined["member"] == "twin"]
+    assert len(twin) == 3 * report["shadows"]["twin"]["n"]
+    assert _wql(twin) == pytest.approx(report["shadows"]["twin"]["wql"], rel=1e-6)
 
 
 def _wql(joined):

@@ -137,6 +137,7 @@ async def test_three_days_below_the_twin_restore_the_anchor_pause_promotion_and_
     await scene.to(3 * DAY - 1)
     state = scene.registry.state()
     assert (state.champion, state.anchor, state.paused.who) == (2, 2, "twin")
+    assert scene.safety.restored  # the rest of this step goes by who serves now
     assert scene.told() == ["twin_restored"]
     assert "for 72 h the champion erred" in scene.outbox.waiting[0].text
     assert "version 2 is restored and promotion is paused" in caplog.text

@@ -141,7 +141,8 @@ def _latency(
 def _counted(client: Client, account: Account) -> dict[str, Any]:
     """The figures of the JSON line, from the API and the readers' account."""
     updates = client.get("/api/v1/learning/updates", limit=200)["updates"]
-    verdicts = [update["verdict"] for update in updates if update["kind"] == "update"]
+    ended = [one for one in updates if one["verdict"] != "accepted"]  # else it is on its way
+    verdicts = [update["verdict"] for update in ended if update["kind"] == "update"]
     for update in reversed(updates):
         _say(f"{update['update_id']} {update['verdict']}: {'; '.join(update['reasons'])}")
     figures: dict[str, Any] = {
@@ -159,7 +160,8 @@ def _counted(client: Client, account: Account) -> dict[str, Any]:
     for member in client.get("/api/v1/accuracy")["members"]:
         steps = {row["horizon"]: row for row in member["horizons"]}
         for step in _HORIZONS:
-            figures[f"wql_{member['member']}_{step}"] = round(steps[step]["wql"], 5)
+            wql = steps[step]["wql"]  # none of a version that has just begun its way
+            figures[f"wql_{member['member']}_{step}"] = None if wql is None else round(wql, 5)
     return figures
 
 

@@ -12,6 +12,7 @@ from actors.buffer import BufferActor
 from actors.event_calls import EventCalls
 from actors.local import LocalFleet, LocalHandle
 from actors.registry import RegistryActor
+from actors.rollout_calls import RolloutCalls
 from forecast.errors import Conflict, UnknownVersion
 from forecast.events import Event
 from forecast.touched import Touched
@@ -25,7 +26,7 @@ FIRST, LAST = START + 4, START + 6
 """Of the incidents here."""
 
 
-class _Calls(EventCalls):
+class _Calls(EventCalls, RolloutCalls):
     """The gateway's calls over a fleet in this process."""
 
     def __init__(self, fleet: LocalFleet) -> None:

@@ -235,6 +235,12 @@ def test_versions_that_stay_members_are_counted():
         assert one.total(need) < three.total(need) < six.total(need)
 
 
+def test_a_version_on_its_way_is_counted():
+    one, rolled = (plan_of(config_of(**more)) for more in ({}, {"rollout": {"enabled": True}}))
+    for need in NEEDS:
+        assert one.total(need) < rolled.total(need)
+
+
 def test_a_limit_that_is_passed_is_refused_by_name_and_the_others_are_not():
     limits = {"memory_mb": 10, "metric_series": 1, "disk_mb_per_day": 10**9}
     with pytest.raises(ConfigError) as refused:

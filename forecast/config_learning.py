@@ -66,8 +66,8 @@ class OnlineLearning(Scheduling):
     max_weight_move: float = Field(default=0.25, gt=0)
     """How far one update may move the weights, as a share of their norm; usual is 0.02."""
     enable_rollback: bool = True
-    """A version that is worse live goes back by itself (`[rollout]`), and so does learning that falls
-    behind its base (`[twin]`). Off: by hand only, once it answers for somebody."""
+    """What is worse live goes back by itself: a version on its way (`[rollout]`), and learning that
+    falls behind its base (`[twin]`). Off: by hand only, once it answers for somebody."""
     keep_model_versions: int = Field(default=5, ge=1)
     windows_per_update: int = Field(default=256, ge=1)
     drift_detection_enabled: bool = True

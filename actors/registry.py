@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from forecast.artifact import Artifact
 from forecast.audit import AuditLog
 from forecast.errors import ArtifactError
+from forecast.health import counted
 from forecast.registry import Registry, RegistryState, Servable, UpdateRecord
 from forecast.storage import HANDOVER_S, OwnerLock
 from forecast.touched import Touched, touched
@@ -32,7 +32,8 @@ class RegistryActor:
 
     def __init__(self, *, audit_dir: Path, owner: str, **settings: Any) -> None:
         self._lock = OwnerLock(audit_dir.parent / "owner.lock", owner, patience_s=HANDOVER_S)
-        self._registry = Registry(audit=AuditLog(audit_dir), lock=self._lock, **settings)
+        self._audit = AuditLog(audit_dir)
+        self._registry = Registry(audit=self._audit, lock=self._lock, **settings)
         self._changed = asyncio.Condition()
         self._verdicts = self._count()
         state = self._registry.state()
@@ -78,6 +79,8 @@ class RegistryActor:
     ) -> None:
         """Record any other event of the system; see `Registry.note`."""
         self._registry.note(kind, slot=slot, detail=detail, who=who, key=key)
+        if kind == "drift":
+            self._verdicts = self._count()
 
     async def late_event(
         self, event_id: str, first: int, last: int, *, known: int, who: str
@@ -135,7 +138,7 @@ class RegistryActor:
         return self._registry.updates(limit=limit, since_slot=since_slot)
 
     async def summary(self) -> dict[str, Any]:
-        """The champion, how many challengers were promoted and refused, the last verdict."""
+        """The champion, counts of verdicts, rollbacks and drifts, the newest of them."""
         return {"champion": self._registry.state().champion, **self._verdicts}
 
     async def close(self) -> None:
@@ -150,11 +153,9 @@ class RegistryActor:
 
     def _count(self) -> dict[str, Any]:
         updates = self._registry.updates(limit=_ALL)
-        seen = Counter(update.verdict for update in updates)
-        counts = {"promoted": seen["promoted"], "rejected": seen["rejected"]}
-        if not updates:
-            return {**counts, "last_update": None}
-        last = updates[0]
-        promoted = last.verdict == "promoted"
-        told = {"update_id": last.update_id, "slot": last.slot, "promoted": promoted}
-        return {**counts, "last_update": told}
+        told = [(one.kind, one.slot) for one in self._audit.records(kinds=("rollback", "drift"))]
+        return counted(
+            updates,
+            rollbacks=[slot for kind, slot in told if kind == "rollback"],
+            drifts=[slot for kind, slot in told if kind == "drift"],
+        )

@@ -85,7 +85,7 @@ def test_names_follow_prometheus_so_that_they_are_the_same_in_both_exporters():
         assert row.name.endswith("_total") == (row.kind == "counter"), row
         if row.kind != "counter" and row.unit in ("seconds", "bytes", "ratio"):
             assert row.name.endswith(f"_{row.unit}"), row
-        assert row.path.split(".")[0] in {*telemetry.PARTS, "forecast"}
+        assert row.path.split(".")[0] in {*telemetry.PARTS, "forecast", "health"}
 
 
 def test_what_an_actor_does_not_say_is_left_out_of_the_text():

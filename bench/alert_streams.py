@@ -82,7 +82,12 @@ def labelled(name: str, folder: Path, *, days: float | None = None) -> Labelled:
     """
     plan = tomllib.loads(_FILE.read_text(encoding="utf-8"))[name]
     path, step = folder / plan["file"], seconds(plan["step"])
-    source = FileSource.read(path, targets=tuple(plan["targets"]), step_seconds=step)
+    source = FileSource.read(
+        path,
+        targets=tuple(plan["targets"]),
+        from_day=float(plan.get("from_day", 0)),
+        step_seconds=step,
+    )
     grid = _targets_alone(GridSource.of(source))
     day = slots_per_day(step)
     start = grid.first_slot + round(plan["history_days"] * day)

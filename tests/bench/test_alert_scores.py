@@ -19,7 +19,7 @@ def deviations(*spans: tuple[int, int, float], slots: int = 2 * DAY) -> np.ndarr
 
 
 def test_a_wider_band_tells_less_and_one_slot_alone_tells_nothing():
-    firing = alarms_of(deviations((10, 15, 3.0), (50, 51, 9.0)), np.array([2.0, 4.0]))
+    firing = alarms_of(deviations((10, 15, 3.0), (50, 51, 9.0)), np.array([2.0, 4.0]), hold=2)
     assert np.flatnonzero(firing[:, 0, 0]).tolist() == list(range(11, 20))  # 15 to 20 are inside
     assert not firing[:, 0, 1].any()
 
@@ -30,7 +30,7 @@ def test_an_alarm_that_comes_near_an_incident_meets_it_and_any_other_is_false():
     labels[60:70] = labels[150:160] = 1
     firing = np.zeros((2 * DAY, 1, 2), bool)
     firing[10:20, 0] = True  # nobody labelled it
-    firing[50:56, 0, 0] = True  # within 6 slots before the first incident
+    firing[54:56, 0, 0] = True  # begins 6 slots before the first incident
     firing[77:80, 0, 1] = True  # 7 after it
     firing[120:125, 0] = True
     told = counts(firing, labels, first_slot=0, day_slots=DAY)
@@ -38,6 +38,17 @@ def test_an_alarm_that_comes_near_an_incident_meets_it_and_any_other_is_false():
     assert told.met.tolist() == [[1, 0], [0, 0]]
     assert told.false.tolist() == [[0, 1], [1, 1]]
     assert told.server_days.tolist() == [0.6, 1.0]
+
+
+def test_an_alarm_that_never_ends_meets_nothing_unless_an_incident_began_it():
+    labels = np.zeros((2 * DAY, 1), np.int8)
+    labels[60:70] = labels[80:85] = labels[150:160] = 1
+    firing = np.zeros((2 * DAY, 1, 3), bool)
+    firing[10:, 0, 0] = True  # from long before
+    firing[65:90, 0, 1] = True  # one that lasts over two of them
+    told = counts(firing, labels, first_slot=0, day_slots=DAY)
+    assert told.met.tolist() == [[0, 0], [2, 0], [0, 0]]
+    assert told.false.tolist() == [[1, 0], [0, 0], [0, 0]]
 
 
 def test_a_day_without_a_label_is_no_day():

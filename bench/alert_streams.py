@@ -133,6 +133,13 @@ def _labels(path: Path, grid: GridSource, start: int, end: int) -> NDArray[np.in
     return labels
 
 
+def prepare(wishes: Wishes, data: Labelled, seed: int) -> None:
+    """Train the base model of a stream, unless the cache has it."""
+    torch.set_num_threads(1)
+    config = wishes.config(data.scenario, run="frozen", seed=seed)
+    cached_base(config, data.scenario.replay, wishes.cache)
+
+
 def listen(wishes: Wishes, data: Labelled, run: str, seed: int, leads: Sequence[int]) -> Heard:
     """One replay, in this process: `run` is `frozen` or `default` as in `bench.online_runs`."""
     torch.set_num_threads(1)

@@ -45,7 +45,7 @@ from forecast.errors import ConfigError, DataError
 
 LEAD = 12
 """Slots before a value that its forecast was made: the whole horizon, an hour."""
-_QUICK_DAYS = 12.0
+_QUICK_DAYS, _QUICK_SETS = 12.0, ["smd"]
 _SEED = 7
 
 
@@ -83,13 +83,15 @@ def main() -> int:
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.alerts", description=__doc__)
     parser.add_argument("--data", type=Path, help="The folder with smd.parquet and asd.parquet.")
-    parser.add_argument("--sets", default=",".join(names()), help="Only these, comma-separated.")
+    parser.add_argument("--sets", default="", help="Only these data sets, comma-separated.")
     parser.add_argument("--seed", type=int, default=_SEED, help="Of the base model and updates.")
     parser.add_argument("--hold", type=int, default=HOLD, help="Slots outside before an alarm.")
     parser.add_argument("--config", type=Path, action="append", default=[])
     parser.add_argument("--cache", type=Path, default=Path(".fleetcast/bench-cache"))
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="The first labelled days only.")
+    parser.add_argument(
+        "--quick", action="store_true", help="The first labelled days of one data set."
+    )
     parser.add_argument("--json", action="store_true", help="Only the JSON line.")
     return parser
 
@@ -98,7 +100,8 @@ def _bench(options: argparse.Namespace) -> dict[str, Any]:
     folder = options.data or os.environ.get("FLEETCAST_DATA")
     if folder is None:
         raise ConfigError("--data: name the folder with the data, or set FLEETCAST_DATA to it")
-    chosen = [name.strip() for name in options.sets.split(",") if name.strip()]
+    asked = [name.strip() for name in options.sets.split(",") if name.strip()]
+    chosen = asked or (_QUICK_SETS if options.quick else list(names()))
     if unknown := sorted(set(chosen) - set(names())):
         raise ConfigError(f"--sets: no {', '.join(unknown)}; there are {', '.join(names())}")
     days = _QUICK_DAYS if options.quick else None

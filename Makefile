@@ -12,7 +12,7 @@ ARGS ?=
 STREAM = $(if $(DATA),--data "$(DATA)") $(if $(TARGETS),--targets "$(TARGETS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check smoke smoke-job chaos bench-model bench-windows bench-buffer bench-serve bench-ledger bench-gate bench-weights bench-drift bench-online bench-ett bench-merge bench-federated clean .venv
+.PHONY: help run test check smoke smoke-job chaos bench-model bench-windows bench-buffer bench-serve bench-ledger bench-gate bench-weights bench-drift bench-online bench-ett bench-merge bench-federated bench-alerts check-rules check-board clean .venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,18 @@ bench-merge: .venv/stamp  ## merging sites' deltas against a plain sum, through 
 
 bench-federated: .venv/stamp  ## what sites gain from learning together, and under attack; JSON result
 	@$(BIN)/python -m bench.federated $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+bench-alerts: .venv/stamp  ## false alarms at equal recall, against a frozen model, on labelled incidents; JSON result
+	@$(BIN)/python -m bench.alerts $(ARGS)
+
+check-rules:  ## the alert rules and their tests, by promtool (apt-get install prometheus)
+	@if command -v promtool >/dev/null; then \
+		promtool check rules deploy/prometheus/fleetcast.rules.yml && \
+		promtool test rules deploy/prometheus/fleetcast.rules.test.yml; \
+	else echo 'check-rules: skipped, there is no promtool: apt-get install prometheus'; fi
+
+check-board: .venv/stamp  ## every query of the Grafana board against a real Prometheus (apt-get install prometheus)
+	$(BIN)/python -m pytest -q -rs tests/test_monitoring.py $(ARGS)
 
 clean:  ## remove caches and .fleetcast, the demo's state (keeps .venv)
 	rm -rf .fleetcast .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build lightning_logs

@@ -12,6 +12,7 @@ import numpy as np
 from actors import telemetry
 from forecast.backup import STATE, CopiedFile, sealed
 from forecast.clock import slots_per_day
+from forecast.health import lately
 from forecast.ledger import AccuracyReport, DailySums, Ledger, StepReport
 from forecast.record import ForecastBlock, Snapshot
 from forecast.seat import Seat
@@ -36,7 +37,7 @@ class LedgerActor:
             self._lock.release()
             raise
         self._day = slots_per_day(settings["step_seconds"])
-        self._wql: tuple[int | None, dict[str, float]] = (None, {})
+        self._known: tuple[int | None, dict[str, Any]] = (None, {})
         self._published = asyncio.Condition()
 
     async def issue(
@@ -95,8 +96,8 @@ class LedgerActor:
         return tuple(self._ledger.blocks(slot))
 
     async def counts(self) -> dict[str, Any]:
-        """Rows kept, slots scored, each member's lately pooled WQL, for telemetry."""
-        return {**self._ledger.counts(), "wql": self._lately()}
+        """Rows kept, slots scored, how good forecasts were lately, for telemetry."""
+        return {**self._ledger.counts(), **self._lately()}
 
     async def published(self) -> dict[str, Any] | None:
         """What is said of the published snapshot, for telemetry."""
@@ -118,11 +119,10 @@ class LedgerActor:
         self._ledger.close()
         self._lock.release()
 
-    def _lately(self) -> dict[str, float]:
-        """WQL by member since the begin of yesterday; read again when a slot was scored."""
+    def _lately(self) -> dict[str, Any]:
+        """Errors since the begin of yesterday; read again when a slot was scored."""
         through = self._ledger.scored_through
-        if through is not None and through != self._wql[0]:
+        if through is not None and through != self._known[0]:
             report = self._ledger.accuracy(since_slot=through - self._day)
-            known = {one.member: one.pooled.wql for one in report.members}
-            self._wql = (through, {name: wql for name, wql in known.items() if wql is not None})
-        return self._wql[1]
+            self._known = (through, lately(report))
+        return self._known[1] or {"wql": {}}

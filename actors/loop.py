@@ -62,6 +62,7 @@ class ControllerActor:
             now=time.time,
             outbox=outbox,
         )
+        self._learns = settings.learning
         self._steps = 0
         self._failures = 0
         self._error: str | None = None
@@ -91,7 +92,7 @@ class ControllerActor:
 
     async def status(self) -> dict[str, Any]:
         """Where the loop stands."""
-        state = self._controller.state
+        state, drift = self._controller.state, self._controller.drift
         pending = state.pending
         return {
             "stepped_slot": state.slot,
@@ -100,6 +101,9 @@ class ControllerActor:
             "failures": self._failures,
             "error": self._error,
             "last_failure": self._controller.last_failure,
+            "learning": self._learns,
+            "drift_level": drift.get("levels"),
+            "drift_watching": drift.get("watching"),
             "outside_windows": self._controller.outside,
             "step_duration": self._took.to_json(),
             "waited_seconds": self._waited_s,

@@ -10,6 +10,7 @@ import numpy as np
 from actors import handles, telemetry
 from forecast.config import Config
 from forecast.lineup import members_of
+from forecast.metrics import central_intervals
 from forecast.needs import Plan
 from forecast.plan import Rates, plan
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from forecast.windows import RawWindows
 
 _WINDOWS = 128
+_FIXED = {"verdict": 2, "model": 2, "channel": 3, "kind": 3}
+"""Values of the labels that do not depend on the config."""
 
 
 def plan_of(config: Config, rates: Rates | None = None) -> Plan:
@@ -29,7 +32,13 @@ def plan_of(config: Config, rates: Rates | None = None) -> Plan:
 
 def series_of(row: telemetry.Row, config: Config) -> int:
     """How many series one row of the telemetry table becomes."""
-    values = {"role": len(handles.ROLES) - 1, "member": members_of(config)}
+    values = {
+        "role": len(handles.ROLES) - 1,
+        "member": members_of(config),
+        "target": len(config.panel.targets),
+        "interval": len(central_intervals(config.panel.quantiles)),
+        **_FIXED,
+    }
     if row.kind == "histogram":
         return len(telemetry.BOUNDS) + 3  # one more bucket, sum and count
     return 1 if row.label is None else values[row.label]

@@ -16,6 +16,7 @@ from forecast.audit import SEGMENT_BYTES, AuditLog, AuditRecord
 from forecast.backup import ARTIFACTS, STATE, files_below
 from forecast.errors import ArtifactError
 from forecast.evidence_files import EvidenceFiles
+from forecast.health import RECENT, counted
 from forecast.log_reads import Change
 from forecast.registry import Registry, RegistryState, Servable, UpdateRecord
 from forecast.rolling_out import Action
@@ -134,6 +135,8 @@ class RegistryActor(OnRecord, Copied):
     ) -> None:
         """Record any other event of the system; see `Registry.note`."""
         self._registry.note(kind, slot=slot, detail=detail, who=who, key=key)
+        if kind == "drift":
+            self._verdicts = self._count()
 
     async def late_event(
         self, event_id: str, first: int, last: int, *, known: int, who: str
@@ -199,7 +202,7 @@ class RegistryActor(OnRecord, Copied):
         return self._registry.updates(limit=limit, since_slot=since_slot)
 
     async def summary(self) -> dict[str, Any]:
-        """The champion, who holds promotion back, counts of verdicts, the last one."""
+        """The champion, who holds promotion back, counts of verdicts, rollbacks and drifts."""
         state = self._registry.state()
         paused = None if state.paused is None else asdict(state.paused)
         told = {"paused": paused, "promotion_paused": paused is not None}
@@ -228,13 +231,13 @@ class RegistryActor(OnRecord, Copied):
         return state
 
     def _count(self) -> dict[str, Any]:
-        counts: dict[str, int] = {
-            verdict: self._audit.count(kind) for kind, verdict in VERDICTS.items()
-        }
-        updates = self._registry.updates(limit=1)
-        if not updates:
-            return {**counts, "last_update": None}
-        last = updates[0]
-        passed = last.verdict != "rejected"
-        told = {"update_id": last.update_id, "slot": last.slot, "promoted": passed}
-        return {**counts, "last_update": told}
+        log = self._audit
+        passed = log.records(kinds=("promote", "accept"), newest_first=True)
+        accepted = next(passed, None)
+        return counted(
+            self._registry.updates(limit=RECENT),
+            counts={verdict: log.count(kind) for kind, verdict in VERDICTS.items()},
+            accepted=None if accepted is None else accepted.slot,
+            rollbacks=log.slots("rollback"),
+            drifts=log.count("drift"),
+        )

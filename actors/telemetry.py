@@ -27,7 +27,9 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from actors import handles
+from actors.health_rows import HEALTH
 from forecast.config import Config
+from forecast.health import learning_health, widths
 from forecast.record import CHAMPION, ENSEMBLE, Snapshot
 
 Kind = Literal["gauge", "counter", "histogram"]
@@ -152,6 +154,7 @@ TABLE: tuple[Row, ...] = tuple(Row(*row) for row in (
      "Wall time since the forecasts were published"),
     ("forecast.fallback_share", "fleetcast_fallback_ratio", "gauge", "ratio",
      "Share of the servers that a baseline answers for"),
+    *HEALTH,
 ))
 # fmt: on
 
@@ -184,10 +187,13 @@ def status(config: Config, snapshot: Snapshot | None, parts: Mapping[str, Any]) 
 
 
 def tree_of(head: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
-    """The status tree: `head` with fleet and panel, then the parts as plain values."""
+    """The status tree: `head` with fleet and panel, the parts as plain values, and `health`."""
     tree = dict(head)
     for name, part in parts.items():
         tree[name] = asdict(part) if is_dataclass(part) and not isinstance(part, type) else part
+    tree["health"] = learning_health(tree)
+    if isinstance(tree.get("registry"), Mapping):  # what health was worked out from, no more
+        tree["registry"] = {key: one for key, one in tree["registry"].items() if key != "history"}
     return tree
 
 
@@ -204,6 +210,7 @@ def published(snapshot: Snapshot | None) -> dict[str, Any] | None:
         "servers": len(snapshot.served),
         "fallback_share": fallback / max(1, len(snapshot.served)),
         "age_seconds": max(0.0, datetime.now(UTC).timestamp() - snapshot.published_at),
+        "interval_width": widths(snapshot),
     }
 
 

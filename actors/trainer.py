@@ -23,9 +23,11 @@ from train.gate import Evidence
 from train.jobs import BaseJob, Result, UpdateJob
 from train.steps import device_of
 from train.trainer import OnWorkers, Trainer
+from train.usage import Usage
 
 _NICE = 10
 """How far a full training gives way."""
+_KINDS = ("base", "retrain", "update")
 _TRIES = 2
 """How often a training is done again whose process died: it may be what killed it."""
 
@@ -74,7 +76,8 @@ class TrainerActor:
         self._busy = asyncio.Lock()
         self._finished: OrderedDict[str, Result] = OrderedDict()
         self._skipped = self._windows_saved = 0
-        self._took = {kind: Durations() for kind in ("base", "retrain", "update")}
+        self._took = {kind: Durations() for kind in _KINDS}
+        self._used = Usage(_KINDS)
         # A full training takes minutes: its thread gives way to Serve. An update is short, and a
         # new version waits for it: how far it gives way is the config's choice.
         self._patient = _gives_way("full-training", _NICE)
@@ -124,10 +127,11 @@ class TrainerActor:
     async def durations(self) -> dict[str, Any]:
         """How long trainings took since this process started, by kind, for telemetry.
 
-        Beside that what active learning saved.
+        Beside that what they used of the machine, and what active learning saved.
         """
         took = {kind: took.to_json() for kind, took in self._took.items()}
-        return {**took, "skipped": self._skipped, "windows_saved": self._windows_saved}
+        saved = {"skipped": self._skipped, "windows_saved": self._windows_saved}
+        return {**took, **saved, **self._used.to_json()}
 
     def _update(self, job: UpdateJob, champion: Artifact, windows: RawWindows) -> Result:
         try:
@@ -145,8 +149,10 @@ class TrainerActor:
         async with self._busy:
             if update_id not in self._finished:
                 loop, began = asyncio.get_running_loop(), time.monotonic()
+                self._used.begins()
                 self._finished[update_id] = await loop.run_in_executor(where, work)
                 self._took[kind].observe(time.monotonic() - began)
+                self._used.ended(kind)
                 while len(self._finished) > 4:
                     self._finished.popitem(last=False)
         return self._finished[update_id]

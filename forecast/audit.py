@@ -175,6 +175,10 @@ class AuditLog:
         """How many records are of a kind; reads none of them."""
         return sum(entry.kind == kind for entry in self._entries)
 
+    def slots(self, kind: str) -> list[int]:
+        """The slots of the records of a kind, oldest first; reads none of them."""
+        return [entry.slot for entry in self._entries if entry.kind == kind]
+
     def verify(self, head: str | None = None) -> AuditCheck:
         """Check the files against the chain and against what this writer wrote; see `verify`."""
         check = verify(self.directory, head)

@@ -219,6 +219,21 @@ class Drift:
         made._season.restore(arrays)
         return made
 
+    def levels(self) -> dict[str, float]:
+        """How near each channel is to an alarm (1), the mean over servers that are watched.
+
+        A server stands where the nearest of its series of that channel does.
+        """
+        watching, level = self._joined("watching"), self._joined("level")
+        kinds = np.arange(level.shape[1]) // self._targets
+        found = {}
+        for kind, channel in enumerate(_CHANNELS):
+            mine = np.asarray(watching[:, kinds == kind], bool)
+            nearest = np.where(mine, level[:, kinds == kind], 0.0).max(axis=1, initial=0.0)
+            if mine.any():
+                found[channel] = float(nearest[mine.any(axis=1)].mean())
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """Where it stands: how many are watched, who is nearest to an alarm, the last alarms."""
         watching = self._joined("watching").any(axis=1)
@@ -229,6 +244,7 @@ class Drift:
             "detector": self.rules.detector,
             "servers": len(self.servers),
             "watching": int(watching.sum()),
+            "levels": self.levels(),
             "fleet_since": self.fleet_since,
             "nearest": [
                 {"server": self.servers[row], "level": round(float(level[row]), 3)}

@@ -21,6 +21,14 @@ from tests.actors.scenario import blocks, small_config, small_replay
 
 HEAD = {"fleet": "web", "panel": "servers", "step_seconds": 300}
 _DEADLINE_S = 240.0
+_OTHERS = {row.label for row in telemetry.TABLE if row.label} - {"role", "member"}
+_MOVING = {
+    "fleetcast_wait_seconds_total",
+    "fleetcast_disk_free_bytes",
+    "fleetcast_trainer_memory_bytes",
+    "fleetcast_trainer_peak_memory_bytes",
+    "fleetcast_training_cpu_seconds_total",  # its parts add up to another last bit
+}
 
 
 class FakeRay:
@@ -69,6 +77,7 @@ def numbers(text, prefix="", **wanted):
                 wanted.items() <= sample.labels.items()
             ):
                 own = tuple(sample.labels.get(key, "") for key in ("role", "member", "le"))
+                own += tuple(sample.labels[key] for key in _OTHERS & sample.labels.keys())
                 found[sample.name.removeprefix(prefix), own] = sample.value
     return found
 
@@ -85,7 +94,7 @@ def test_names_follow_prometheus_so_that_they_are_the_same_in_both_exporters():
         assert row.name.endswith("_total") == (row.kind == "counter"), row
         if row.kind != "counter" and row.unit in ("seconds", "bytes", "ratio"):
             assert row.name.endswith(f"_{row.unit}"), row
-        assert row.path.split(".")[0] in {*telemetry.PARTS, "forecast"}
+        assert row.path.split(".")[0] in {*telemetry.PARTS, "forecast", "health"}
 
 
 def test_what_an_actor_does_not_say_is_left_out_of_the_text():
@@ -98,6 +107,7 @@ def test_what_an_actor_does_not_say_is_left_out_of_the_text():
         )
     )
     assert numbers(text, fleet="web", panel="servers") == {
+        ("fleetcast_step_seconds", ("", "", "")): 300,
         ("fleetcast_stepped_slot", ("", "", "")): 7,
         ("fleetcast_steps_total", ("", "", "")): 3,
         ("fleetcast_actor_restarts_total", ("buffer", "", "")): 2,
@@ -147,6 +157,7 @@ def test_a_gauge_stays_as_it_was_while_its_actor_is_silent():
     metrics.publish(tree(buffer={"closed_slot": 4, "may_learn": False}))
     metrics.publish(tree(buffer=None))
     assert shown.values == {
+        ("fleetcast_step_seconds", "web", "servers"): 300,
         ("fleetcast_closed_slot", "web", "servers"): 4,
         ("fleetcast_may_learn", "web", "servers"): 0,
     }
@@ -210,7 +221,11 @@ async def test_an_actor_that_hangs_or_fails_costs_its_own_numbers_only_and_is_to
     for _ in range(3):
         await publisher.publish()
     labels = ("web", "servers")
-    known = {("fleetcast_steps_total", *labels): 9, ("fleetcast_forecast_age_seconds", *labels): 3}
+    known = {
+        ("fleetcast_step_seconds", *labels): 300,
+        ("fleetcast_steps_total", *labels): 9,
+        ("fleetcast_forecast_age_seconds", *labels): 3,
+    }
     assert shown.values == known
     assert caplog.text.count("buffer.numbers") == 1
     assert caplog.text.count("ledger.counts") == 1
@@ -262,11 +277,10 @@ async def _told(config, actors):
         for part, (role, method) in telemetry.PARTS.items()
     }
     said = numbers(telemetry.exposition(telemetry.status(config, None, parts)))
-    moving = ("fleetcast_wait_seconds_total", "fleetcast_disk_free_bytes")
     return {
         (name, labels): value
         for (name, labels), value in said.items()
-        if name not in moving and not name.endswith(("_bucket", "_sum"))
+        if name not in _MOVING and not name.endswith(("_bucket", "_sum"))
         # Ray has no series of a counter that never counted.
         if value != 0 or not name.endswith(("_total", "_count"))
     }
@@ -325,7 +339,10 @@ async def test_ray_exports_what_metrics_says_and_keeps_logs_that_name_the_update
         await other.show.remote(5)
         return await _exported(fleet="other")
 
-    assert await _until(others) == {("fleetcast_stepped_slot", ("", "", "")): 5}
+    assert await _until(others) == {
+        ("fleetcast_step_seconds", ("", "", "")): 300,
+        ("fleetcast_stepped_slot", ("", "", "")): 5,
+    }
 
     said = _lines(await actors[handles.CONTROLLER].identity.remote())
     (update,) = await actors[handles.REGISTRY].updates.remote(1)

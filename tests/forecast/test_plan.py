@@ -196,7 +196,16 @@ def test_a_version_takes_the_disk_that_is_planned(hidden, layers):
 
 def test_every_metric_of_the_table_is_counted_as_often_as_it_is_shown():
     config = config_of()
-    values = {"role": ("buffer", "ledger", "trainer", "registry"), "member": tuple("abcdef")}
+    values = {
+        "role": ("buffer", "ledger", "trainer", "registry"),
+        "member": tuple("abcdef"),
+        "target": config.panel.targets,
+        "interval": ("0.8", "0.6", "0.4", "0.2"),
+        "verdict": ("promoted", "rejected"),
+        "model": ("challenger", "champion"),
+        "channel": ("level", "spread", "loss"),
+        "kind": ("base", "retrain", "update"),
+    }
     tree: dict = {"fleet": "a", "panel": "b"}
     for row in telemetry.TABLE:
         at = tree

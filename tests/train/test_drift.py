@@ -56,6 +56,17 @@ def test_a_server_that_changes_is_named_with_when_it_began_and_by_what():
     assert scene.fleet_alarms(drift) == []
 
 
+def test_each_channel_tells_how_near_its_servers_are_to_an_alarm(calm):
+    soon = round((CHANGE + 0.25) * DAY)
+    quiet = calm.watched(upto=soon).levels()
+    assert quiet.keys() == {"level", "spread", "loss"}
+    assert all(0 <= level < 0.5 for level in quiet.values())
+    worse = changed(slice(None), loss=1.2).watched(upto=soon).levels()
+    assert 0.4 < worse.pop("loss") < 1
+    assert worse == {channel: quiet[channel] for channel in ("level", "spread")}
+    assert Drift(rules()).levels() == {}
+
+
 def test_forecasts_that_get_worse_are_drift_though_the_inputs_look_the_same():
     scene = changed([1], loss=2.0)
     found = after(scene, scene.watched())

@@ -60,7 +60,7 @@ class Attacked:
         self._asked = {}
         for site in sites:
             if site.name not in self._bad:
-                raw = given.tested(given.buffer, site.servers)
+                raw = given.tested(site.servers)
                 self._asked[site.name] = raw.select(raw.origin < self._first + span)
 
     def table(self) -> dict[str, dict[str, float]]:

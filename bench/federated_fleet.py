@@ -65,9 +65,13 @@ class Fleet:
     schema: Schema
     spec: ModelSpec
     buffer: Buffer
-    """Of every site; each reads its own servers alone."""
+    """Of every site, as it stands at the end of learning; each reads its own servers alone."""
     newcomers: Buffer
     """Of the new sites: it begins on the last day of learning."""
+    later: Buffer
+    """Of every site, to the end: what is scored is read here, and nothing is learned from it. A
+    server that was silent for a day has a new life after it, which hides the one before."""
+    later_newcomers: Buffer
     sites: tuple[tuple[str, ...], ...]
     new_sites: tuple[tuple[str, ...], ...]
     end: int
@@ -80,9 +84,10 @@ class Fleet:
         """Of learning."""
         return self.plan.train_days * 24
 
-    def tested(self, buffer: Buffer, servers: Sequence[str] | None) -> RawWindows:
+    def tested(self, servers: Sequence[str] | None, *, new: bool = False) -> RawWindows:
         """Windows that are scored, an hour apart."""
         hours, horizon = self.plan.test_days * 24, self.spec.window.horizon
+        buffer = self.later_newcomers if new else self.later
         return buffer.holdout(as_of=self.last, hours=hours, every=horizon, only=servers)
 
 
@@ -105,18 +110,21 @@ def fleet(data: Path, plan: Plan) -> Fleet:
     old = _part(grid, 0, count, 0)
     new = _part(grid, count, named, (plan.train_days - 1) * day) if plan.new_sites else old
     groups = [grid.servers[at : at + plan.servers] for at in range(0, named, plan.servers)]
-    first = grid.first_slot
+    end = grid.first_slot + plan.train_days * day - 1
+    last = grid.first_slot + days * day - 1
     return Fleet(
         plan=plan,
         config=config,
         schema=config.panel.schema_of(),
         spec=_spec(config, source.infos[0].role),
-        buffer=_filled(config, old, days),
-        newcomers=_filled(config, new, days),
+        buffer=_filled(config, old, end),
+        newcomers=_filled(config, new, end),
+        later=_filled(config, old, last),
+        later_newcomers=_filled(config, new, last),
         sites=tuple(groups[: plan.sites]),
         new_sites=tuple(groups[plan.sites :]),
-        end=first + plan.train_days * day - 1,
-        last=first + days * day - 1,
+        end=end,
+        last=last,
     )
 
 
@@ -141,11 +149,13 @@ def _config(grid: GridSource) -> Config:
     return load([_LAPTOP], data=_replay(grid).config()).config
 
 
-def _filled(config: Config, grid: GridSource, days: int) -> Buffer:
-    """A buffer in memory with all of it; what is read as of a slot knows no later one."""
+def _filled(config: Config, grid: GridSource, last: int) -> Buffer:
+    """A buffer in memory that was given everything up to a slot."""
+    replay = _replay(grid)
+    days = -(-len(grid.values) // slots_per_day(grid.schema.step_seconds))
     given = {**arguments.stream(config), "directory": None, "history_days": days + 8}
     buffer = Buffer(**given)
-    fill(buffer, config, _replay(grid))
+    fill(buffer, config, replace(replay, start_slot=last + 1))
     return buffer
 
 

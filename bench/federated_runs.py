@@ -83,11 +83,9 @@ def outcome(data: Path, plan: Plan, seeds: Sequence[int]) -> Outcome:
     runs = [_trained(given, frame, seed, clock) for seed in seeds]
     sums, new_sums = [], []
     for run, other in zip(runs, (*runs[1:], runs[0]), strict=True):
-        sums.append(_scored(given, given.buffer, run.sites, other.sites, run.central))
+        sums.append(_scored(given, run.sites, other.sites, run.central))
         if run.newcomers:
-            new_sums.append(
-                _scored(given, given.newcomers, run.newcomers, other.newcomers, run.central)
-            )
+            new_sums.append(_scored(given, run.newcomers, other.newcomers, run.central, new=True))
     clock.lap("answers")
     return Outcome(plan, tuple(seeds), tuple(sums), tuple(new_sums), clock.spent)
 
@@ -203,13 +201,18 @@ def _central(given: Fleet, sites: Sequence[Site], *, seed: int) -> Model:
 
 
 def _scored(
-    given: Fleet, source: Buffer, sites: Sequence[Site], others: Sequence[Site], central: Model
+    given: Fleet,
+    sites: Sequence[Site],
+    others: Sequence[Site],
+    central: Model,
+    *,
+    new: bool = False,
 ) -> dict[str, Float64Array]:
     """Every way's sums [S, D, T, 2]; `others` are the same sites with another seed."""
     found: dict[str, list[Float64Array]] = {}
     first = given.last - given.plan.test_days * slots_per_day(given.schema.step_seconds) + 1
     for site, other in zip(sites, others, strict=True):
-        known, asked = site.held_out(given.end), given.tested(source, site.servers)
+        known, asked = site.held_out(given.end), given.tested(site.servers, new=new)
         models: dict[str, Model] = {str(name): model for name, model in site.members().items()}
         models |= {"central": central, "second": _local(other)}
         before = {name: site.predict(model, known) for name, model in models.items()}

@@ -20,8 +20,10 @@ REGISTRY, BUFFER, LEDGER, TRAINER, CONTROLLER = (
     "trainer",
     "controller",
 )
+AGGREGATOR = "aggregator"
 _TIMEOUT_S = 15.0
 ROLES = (REGISTRY, BUFFER, LEDGER, TRAINER, CONTROLLER)
+"""What every fleet has; one with `federated.enabled` has the aggregator too."""
 
 
 def namespace(fleet: str) -> str:

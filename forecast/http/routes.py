@@ -5,6 +5,7 @@ read     GET, POST /api/v1/forecast; GET /accuracy /audit /events /learning /lea
 ingest   POST /api/v1/ingest; POST, DELETE /events
 operate  PUT /api/v1/rollout; POST /rollout/{promote,rollback,pin,shadow,retire,resume}
          /learning/pause /learning/resume /backups
+federate GET, PUT /api/v1/federated/... where this fleet has the aggregator
 anybody  /healthz /readyz /docs /openapi.json
 """
 
@@ -26,6 +27,7 @@ from forecast.http.auth import Guard, Scope
 from forecast.http.board import Board
 from forecast.http.bodies import FORECAST_BODY, ROWS_BODY, forecast_request, read_body, request_id
 from forecast.http.events import event_routes
+from forecast.http.federated import federated_routes
 from forecast.http.gain import GainedAccuracy, gain_of
 from forecast.http.learning import reading_routes, steering_routes
 from forecast.http.queries import (
@@ -56,11 +58,13 @@ def make_app(
     title: str,
     version: str,
     max_body_bytes: int = 16 << 20,
+    max_update_bytes: int | None = None,
     now: Clock = time.time,
 ) -> FastAPI:
     """The ASGI application; `now` is the wall clock, for the age of an answer only.
 
-    `max_body_bytes` bounds a body of rows as it is sent, before any of it is kept in memory.
+    `max_body_bytes` bounds a body of rows as it is sent, before any of it is kept in memory;
+    `max_update_bytes` does a federated update's, None: there is no federation here.
     """
     app = _App(title=title, version=version, openapi_url=None, docs_url=None, redoc_url=None)
     problems.install(app)
@@ -83,6 +87,11 @@ def make_app(
         (steering_routes(service), [_needs(guard, "operate")]),
     ):
         app.include_router(router, prefix=_PREFIX, dependencies=needs, responses=told)
+    if max_update_bytes is not None:
+        federated = federated_routes(
+            service, read=read, federate=[_needs(guard, "federate")], max_update_bytes=max_update_bytes
+        )
+        app.include_router(federated, prefix=_PREFIX, responses=told)
     app.include_router(_page_routes(service, title), dependencies=read)
     app.include_router(_open_routes(app, service, now), dependencies=[_needs(guard, None)])
     return app

@@ -12,13 +12,8 @@ from forecast.clock import slots_per_day
 from forecast.config import Config
 from forecast.derived import Limits
 from forecast.lineup import versions_beside
-from forecast.model import ModelSpec
-from forecast.window_spec import WindowSpec
 from train.breaker import BreakerRules
 from train.drift_rules import DriftRules
-from train.federated.federation import FederationRules
-from train.federated.settings import AggregatorSettings
-from train.federated.verdict import VerdictRules
 from train.rollout import RolloutRules
 
 _MIB = 1 << 20
@@ -151,50 +146,6 @@ def trainer(config: Config) -> dict[str, Any]:
 def trainer_actor(config: Config) -> dict[str, Any]:
     """Constructor arguments of TrainerActor: of the trainer, and how its updates give way."""
     return {**trainer(config), "update_nice": config.online_learning.update_nice}
-
-
-def federation(config: Config) -> dict[str, Any]:
-    """Constructor arguments of FederationActor, but for the registry."""
-    asked = config.federated
-    same = ("rule", "trim", "optimizer", "learning_rate", "quorum", "per_site", "most_staleness")
-    return {
-        "directory": config.panel_dir / "federated",
-        "owner": _owner(config),
-        "schema": config.panel.schema_of(),
-        "spec": federated_spec(config),
-        "seed": config.training.seed,
-        "settings": AggregatorSettings(
-            **{name: getattr(asked, name) for name in same},
-            updates=asked.updates_per_round,
-            deadline_s=float(asked.deadline),
-            gated=asked.gated,
-            seed=config.training.seed,
-        ),
-        "rules": FederationRules(
-            verdict=VerdictRules(quorum=asked.quorum, worse=asked.worse),
-            score_deadline_s=float(asked.score_deadline),
-            decay_rounds=asked.decay_rounds,
-            codec=asked.compression,
-            keep_rounds=asked.keep_rounds,
-        ),
-        "now": time.time,
-        "sites": asked.sites,
-    }
-
-
-def federated_spec(config: Config) -> ModelSpec:
-    """The network that sites share: what the config says of it, whatever data a site has."""
-    panel, schema = config.panel, config.panel.schema_of()
-    window = WindowSpec(
-        step_seconds=panel.step,
-        context=panel.context_slots,
-        horizon=panel.horizon_slots,
-        metrics=schema.metrics,
-        targets=schema.targets,
-        roles=("", *(config.model.roles or ())),
-    )
-    network = config.model.model_dump(exclude={"roles"})
-    return ModelSpec(window=window, quantiles=panel.quantiles, **network)
 
 
 def with_workers(given: dict[str, Any], config: Config) -> dict[str, Any]:

@@ -17,17 +17,20 @@ class FederatedCalls:
 
     async def federated_current(self, site: str) -> Mapping[str, Any]:
         """The open round and the version, for one site."""
-        return await self._of_aggregator("current", site)
+        found: Mapping[str, Any] = await self._of_aggregator("current", site)
+        return found
 
     async def federated_rounds(self, limit: int) -> Mapping[str, Any]:
         """The open round and the last ones, newest first."""
-        return await self._of_aggregator("rounds", limit)
+        found: Mapping[str, Any] = await self._of_aggregator("rounds", limit)
+        return found
 
     async def federated_update(
         self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
     ) -> Mapping[str, Any]:
         """Offer an update; the receipt."""
-        return await self._of_aggregator("send", header, arrays)
+        found: Mapping[str, Any] = await self._of_aggregator("send", header, arrays)
+        return found
 
     async def federated_model(self, version: int, role: str) -> tuple[str, np.ndarray] | None:
         """Schema hash and vector of the last accepted version or the candidate; None: neither."""
@@ -36,7 +39,8 @@ class FederatedCalls:
 
     async def federated_score(self, told: Mapping[str, Any]) -> Mapping[str, Any]:
         """Tell a score; what became of the candidate so far."""
-        return await self._of_aggregator("score", told)
+        found: Mapping[str, Any] = await self._of_aggregator("score", told)
+        return found
 
     async def _of_aggregator(self, method: str, *args: Any) -> Any:
         return await self._actors.ask(handles.AGGREGATOR, method, *args)

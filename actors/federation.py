@@ -1,4 +1,4 @@
-"""FederationActor: the aggregator of a fleet as sites see it, with rounds, verdicts and the record."""
+"""FederationActor: a fleet's aggregator as sites see it, with rounds, verdicts and the record."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from actors import handles
-from actors.aggregator import AggregatorActor, _told_something
+from actors.aggregator import AggregatorActor, told_something
 from forecast.errors import Busy, StateError
 from forecast.model import Model, ModelSpec, build
 from forecast.schema import Schema
@@ -92,9 +92,7 @@ class FederationActor(AggregatorActor):
         self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
     ) -> dict[str, Any]:
         """Take an update as it came; the receipt, which is given when it is durable."""
-        receipt = await self._change(
-            lambda: self._federation.offer(header, arrays), _told_something
-        )
+        receipt = await self._change(lambda: self._federation.offer(header, arrays), told_something)
         await self._turn()
         return {**_plain(receipt), "durable": True}
 

@@ -29,7 +29,14 @@ def plan_of(config: Config, rates: Rates | None = None) -> Plan:
 
 def series_of(row: telemetry.Row, config: Config) -> int:
     """How many series one row of the telemetry table becomes."""
-    values = {"role": len(handles.ROLES) - 1, "member": members_of(config)}
+    if row.path.startswith("federated.") and not config.federated.enabled:
+        return 0
+    values = {
+        "role": len(handles.ROLES) - 1,
+        "member": members_of(config),
+        "outcome": 4,
+        "verdict": 9,
+    }
     if row.kind == "histogram":
         return len(telemetry.BOUNDS) + 3  # one more bucket, sum and count
     return 1 if row.label is None else values[row.label]

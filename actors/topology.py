@@ -21,7 +21,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from actors import arguments, handles, logs
+from actors import arguments, federated_arguments, handles, logs
 from actors.buffer import BufferActor
 from actors.federation import FederationActor
 from actors.ledger import LedgerActor
@@ -83,7 +83,7 @@ def _federated(config: Config, kept: Mapping[str, Any]) -> tuple[ActorSpec, ...]
     if not config.federated.enabled:
         return ()
     registry = handles.Actors(config.fleet, config.panel.name)
-    given = {**arguments.federation(config), handles.REGISTRY: registry}
+    given = {**federated_arguments.aggregator(config), handles.REGISTRY: registry}
     return (ActorSpec(handles.AGGREGATOR, FederationActor, given, 0.1, 600, kept),)
 
 

@@ -1,4 +1,4 @@
-"""The keys of `[federated]`: how sites' updates are merged, and how a site of this config learns."""
+"""The keys of `[federated]`: how sites' updates are merged, and how a site learns at home."""
 
 from __future__ import annotations
 

@@ -7,19 +7,18 @@ and sequence, a score by its site and candidate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Protocol
+from collections.abc import Sequence
+from typing import Annotated
 
-import numpy as np
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.params import Depends as Dependency
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from forecast.errors import Conflict, Forbidden, Unprocessable, UnsupportedMedia
 from forecast.http.api import Answer, json_response
 from forecast.http.auth import ANONYMOUS, Principal
 from forecast.http.bodies import asked_of, read_body
+from forecast.http.federated_service import FederatedService
 from forecast.http.ingest import media_type
 from forecast.http.queries import Asked, Finite
 from forecast.http.reads import known
@@ -28,34 +27,6 @@ from forecast.tensors import MEDIA_TYPE, dump, load
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
 Site = Annotated[str, Path(pattern=_NAME)]
 Number = Annotated[int, Path(ge=0, lt=2**53)]
-
-
-class FederatedService(Protocol):
-    """A federation, seen from its HTTP side."""
-
-    async def federated_current(self, site: str) -> Mapping[str, Any]:
-        """The open round and the version, for one site."""
-        ...
-
-    async def federated_rounds(self, limit: int) -> Mapping[str, Any]:
-        """The open round and the last ones, newest first."""
-        ...
-
-    async def federated_update(
-        self, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
-    ) -> Mapping[str, Any]:
-        """Offer an update; the receipt."""
-        ...
-
-    async def federated_model(
-        self, version: int, role: str
-    ) -> tuple[str, NDArray[np.float32]] | None:
-        """Schema hash and vector of the last accepted version or the candidate; None: neither."""
-        ...
-
-    async def federated_score(self, told: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Tell a score; what became of the candidate so far."""
-        ...
 
 
 class SiteQuery(BaseModel):
@@ -201,9 +172,7 @@ def _reading(
         """The open round, and the last ones with their decisions, newest first."""
         return json_response(await service.federated_rounds(query.limit))
 
-    @router.get(
-        "/rounds/current", dependencies=federate, responses={200: {"model": CurrentAnswer}}
-    )
+    @router.get("/rounds/current", dependencies=federate, responses={200: {"model": CurrentAnswer}})
     async def current(query: Annotated[SiteQuery, Query()], request: Request) -> Response:
         """What a site needs to know now: round, version, a candidate to score."""
         _speaks_for(request, query.site)

@@ -43,7 +43,7 @@ from forecast.http.rollout import rollout_routes
 from forecast.http.service import Service
 from forecast.record import Snapshot
 
-__all__ = ["Service", "make_app"]
+__all__ = ["Service", "make_app", "needing"]
 
 _PREFIX = "/api/v1"
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
@@ -75,25 +75,28 @@ def make_app(
     app.add_middleware(
         Shortcut, path=f"{_PREFIX}/forecast", reads=reads, service=service, guard=guard, now=now
     )
-    read, ingest = [_needs(guard, "read")], [_needs(guard, "ingest")]
+    read, ingest = [needing(guard, "read")], [needing(guard, "ingest")]
     for router, needs in (
         (_forecast_routes(service, reads, now), read),
         (_report_routes(service), read),
         (reading_routes(service), read),
         (_ingest_routes(service, max_body_bytes), ingest),
         (event_routes(service, read=read, ingest=ingest), []),
-        (record_routes(service, read=read, operate=[_needs(guard, "operate")]), []),
-        (rollout_routes(service, read=read, operate=[_needs(guard, "operate")]), []),
-        (steering_routes(service), [_needs(guard, "operate")]),
+        (record_routes(service, read=read, operate=[needing(guard, "operate")]), []),
+        (rollout_routes(service, read=read, operate=[needing(guard, "operate")]), []),
+        (steering_routes(service), [needing(guard, "operate")]),
     ):
         app.include_router(router, prefix=_PREFIX, dependencies=needs, responses=told)
     if max_update_bytes is not None:
         federated = federated_routes(
-            service, read=read, federate=[_needs(guard, "federate")], max_update_bytes=max_update_bytes
+            service,
+            read=read,
+            federate=[needing(guard, "federate")],
+            max_update_bytes=max_update_bytes,
         )
         app.include_router(federated, prefix=_PREFIX, responses=told)
     app.include_router(_page_routes(service, title), dependencies=read)
-    app.include_router(_open_routes(app, service, now), dependencies=[_needs(guard, None)])
+    app.include_router(_open_routes(app, service, now), dependencies=[needing(guard, None)])
     return app
 
 
@@ -107,7 +110,7 @@ class _App(FastAPI):
         return super().openapi()
 
 
-def _needs(guard: Guard, scope: Scope | None) -> Dependency:
+def needing(guard: Guard, scope: Scope | None) -> Dependency:
     """What a route demands of its caller."""
 
     async def authorise(request: Request) -> None:

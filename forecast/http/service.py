@@ -12,7 +12,7 @@ from forecast.accuracy import AccuracyReport
 from forecast.audit import AuditCheck, AuditRecord
 from forecast.events import Event, EventReport, Told
 from forecast.http.api import IngestAnswer
-from forecast.http.federated import FederatedService
+from forecast.http.federated_service import FederatedService
 from forecast.record import Snapshot
 from forecast.registry import UpdateRecord
 from forecast.rolling_out import Action

@@ -103,7 +103,7 @@ class RoundBook:
         """Whether a site goes on with what it had when this version was accepted."""
         found = self.of_version(version)
         decision = None if found is None else found["decision"]
-        return decision is not None and site in decision["keep_previous"]
+        return decision is not None and site in list(decision["keep_previous"])
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

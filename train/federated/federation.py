@@ -27,7 +27,7 @@ _FLOOR = 0.1
 class FederationRules:
     """What the centre tells the sites, and how their scores decide."""
 
-    verdict: VerdictRules = VerdictRules()
+    verdict: VerdictRules
     score_deadline_s: float = 600.0
     decay_rounds: int = 0
     """Versions over which the sites' rate falls to a tenth; 0: it stays."""

@@ -13,12 +13,12 @@ import numpy as np
 from actors import handles
 from actors.aggregator import AggregatorActor, told_something
 from forecast.errors import Busy, StateError
-from forecast.model import Model, ModelSpec, build
+from forecast.model import ModelSpec, build
 from forecast.schema import Schema
-from forecast.storage import DISK, Disk, write_atomic
+from forecast.storage import DISK, Disk, make_folders, write_atomic
 from train.federated.book import RoundBook
 from train.federated.federation import Federation, FederationRules
-from train.federated.frame import WHOLE_NETWORK, Frame
+from train.federated.frame import WHOLE_NETWORK, FloatArray, Frame
 from train.federated.partition import ROLE_TABLE, Layout
 from train.federated.settings import AggregatorSettings
 from train.federated.state import save
@@ -27,12 +27,16 @@ from train.federated.verdict import SiteScore
 log = logging.getLogger("fleetcast.federation")
 
 
-def frame_of(schema: Schema, spec: ModelSpec) -> Frame:
-    """What the sites of a config have in common: all of the network is shared."""
+def begin(schema: Schema, spec: ModelSpec, *, seed: int) -> tuple[Frame, FloatArray]:
+    """What the sites of a config have in common, and version 0: fresh weights, drawn by `seed`.
+
+    All of the network is shared.
+    """
     categories = {ROLE_TABLE: spec.window.roles}
-    state = Model(spec, build(spec, seed=0)).weights()
+    state = build(spec, seed=seed).state_dict()
     layout = Layout.of(state, rules=WHOLE_NETWORK, categories=categories)
-    return Frame(schema, spec, layout, categories)
+    start = layout.flatten(state, categories=categories)
+    return Frame(schema, spec, layout, categories), start
 
 
 class FederationActor(AggregatorActor):
@@ -60,23 +64,23 @@ class FederationActor(AggregatorActor):
     ) -> None:
         """`now` is the wall clock; `registry` has an `ask` as `handles.Actors`, None: no record.
 
-        Version 0 is a network with fresh weights, drawn by `seed`.
+        Version 0 has fresh weights, drawn by `seed`.
         """
-        frame = frame_of(schema, spec)
-        weights = build(spec, seed=seed).state_dict()
+        frame, start = begin(schema, spec, seed=seed)
         super().__init__(
             directory=directory,
             owner=owner,
             layout=frame.layout,
-            start=frame.layout.flatten(weights, categories=frame.categories),
+            start=start,
             settings=settings,
             sites=sites,
             acknowledge=acknowledge,
             disk=disk,
         )
         self._disk, self._now, self._registry = disk, now, registry
-        self._path = directory.with_name(f"{directory.name}-rounds.json")
+        self._path = directory.with_name(f"{directory.name}-rounds") / "book.json"
         try:
+            make_folders(self._path.parent, disk=disk)
             book = _read(self._path, keep=rules.keep_rounds)
             self._federation = Federation(self._aggregator, rules, book, now_s=now())
         except BaseException:

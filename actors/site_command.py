@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from actors import arguments, federated_arguments
-from actors.federation import frame_of
+from actors.federation import begin
 from actors.site import Centre, SiteAtWork, Slots
 from actors.site_curve import Curve
 from connect.replay import Replay
@@ -19,7 +19,6 @@ from forecast.clock import slots_per_day
 from forecast.config import Config
 from forecast.durations import seconds
 from forecast.errors import ConfigError, DataError
-from forecast.model import build
 from forecast.storage import OwnerLock
 from forecast.windows import RawWindows
 from train.buffer import Buffer
@@ -125,7 +124,8 @@ def _until_done(
 def _sites(
     config: Config, replay: Replay, wishes: SiteWishes, centre: Centre, folder: Path
 ) -> list[SiteAtWork]:
-    frame = frame_of(config.panel.schema_of(), federated_arguments.spec_of(config))
+    spec, seed = federated_arguments.spec_of(config), config.training.seed
+    frame, start = begin(config.panel.schema_of(), spec, seed=seed)
     slots, end = _slots(config, replay, wishes)
     replay = replace(replay, end_slot=end)
     days = -(-(end - replay.first_slot) // slots_per_day(config.panel.step)) + 1
@@ -146,17 +146,13 @@ def _sites(
         if wishes.compare_days:
             path = folder / f"{name}.curve.jsonl"
             windows = _later(config, replay, slots, servers, days)
-            start = frame.layout.flatten(
-                build(frame.spec, seed=config.training.seed).state_dict(),
-                categories=frame.categories,
-            )
             curve = Curve(path, made(), start, windows)
         works.append(
             SiteAtWork(
                 made(),
                 centre,
                 slots=slots,
-                seed=config.training.seed,
+                seed=seed,
                 path=folder / f"{name}.state",
                 models=models,
                 feed=feed.upto,

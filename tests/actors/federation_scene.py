@@ -7,7 +7,7 @@ from pathlib import Path
 from starlette.testclient import TestClient
 
 from actors.federated_alone import AloneService
-from actors.federation import FederationActor, frame_of
+from actors.federation import FederationActor, begin
 from actors.site import SiteAtWork, Slots
 from connect.federated import SiteClient
 from forecast.http.auth import Guard
@@ -22,7 +22,7 @@ from train.federated.site import Site
 from train.federated.verdict import VerdictRules
 
 PREFIX = "/api/v1/federated"
-FRAME = frame_of(SCHEMA, spec())
+FRAME, START = begin(SCHEMA, spec(), seed=0)
 URL = "http://localhost:8000"
 EVERY = 24
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from train.federated.update import Receipt, UpdateMeta, Verdict
 from train.federated.verdict import SiteScore, VerdictRules, decide
 
 _FLOOR = 0.1
+CODECS = get_args(Codec)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +137,11 @@ class Federation:
         one, meta = self.aggregator, _meta_of(header)
         if isinstance(meta, str):
             return Receipt(Verdict.MALFORMED, meta, one.round, one.version)
+        codec = header.get("codec", "float32")
+        if codec not in CODECS:
+            return Receipt(Verdict.MALFORMED, f"codec {codec!r:.80}", one.round, one.version)
         try:
-            delta = decode(Encoded(header.get("codec", "float32"), arrays), self._size)
+            delta = decode(Encoded(codec, arrays), self._size)
         except ValueError:
             # The aggregator says what is wrong, and remembers who sent it.
             delta = np.zeros(0, np.float32)

@@ -12,7 +12,7 @@ ARGS ?=
 STREAM = $(if $(DATA),--data "$(DATA)") $(if $(TARGETS),--targets "$(TARGETS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check smoke smoke-job chaos bench-model bench-windows bench-buffer bench-serve bench-ledger bench-gate bench-weights bench-drift bench-online bench-ett bench-merge bench-federated clean .venv
+.PHONY: help run test check smoke smoke-job chaos bench-model bench-windows bench-buffer bench-serve bench-ledger bench-gate bench-weights bench-drift bench-online bench-ett bench-merge bench-federated demo-federated clean .venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ bench-merge: .venv/stamp  ## merging sites' deltas against a plain sum, through 
 
 bench-federated: .venv/stamp  ## what sites gain from learning together, and under attack; JSON result
 	@$(BIN)/python -m bench.federated $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+demo-federated: .venv/stamp  ## three sites as processes learn together over HTTP; DATA=file or the demo fleet; a picture
+	@$(BIN)/python -m bench.demo_federated $(STREAM) $(ARGS)
 
 clean:  ## remove caches and .fleetcast, the demo's state (keeps .venv)
 	rm -rf .fleetcast .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build lightning_logs

@@ -86,7 +86,7 @@ async def test_killed_anywhere_and_called_again_it_ends_bitwise_the_same(tmp_pat
     assert wanted._aggregator.version == 3
     assert sorted(records.notes) == ["1", "2", "3"]
     await wanted.close()
-    for at in range(3, 900, 23):
+    for at in range(3, 900, 71):
         folder, notes = tmp_path / str(at), Registry()
         for name in ("federated", "federated-rounds"):
             (folder / name).mkdir(parents=True)
@@ -206,6 +206,6 @@ async def test_its_numbers_are_in_the_metrics_by_verdict_and_outcome(tmp_path):
     text = telemetry.exposition(tree)
     own = 'fleet="f",panel="p"'
     assert f'fleetcast_federated_updates_total{{{own},verdict="duplicate"}} 1.0' in text
-    assert f'fleetcast_federated_rounds_total{{{own},outcome="stepped"}} 1.0' in text
+    assert 'fleetcast_federated_rounds_total{fleet="f",outcome="stepped",panel="p"} 1.0' in text
     assert f"fleetcast_federated_participants{{{own}}} 3.0" in text
     await one.close()

@@ -89,10 +89,9 @@ class RoundBook:
 
     def of_version(self, version: int) -> dict[str, Any] | None:
         """The round that made a version or candidate."""
-        for each in reversed(self.rounds):
-            if each["outcome"] == "stepped" and each["version"] == version:
-                return each
-        return None
+        steps = [each for each in self.rounds if each["outcome"] == "stepped"]
+        found = [each for each in steps if each["version"] == version]
+        return found[-1] if found else None
 
     def unnoted(self) -> list[dict[str, Any]]:
         """Steps whose fate is known and not yet in the audit log."""

@@ -159,7 +159,9 @@ def _finished(name: str, process: subprocess.Popen[str]) -> Mapping[str, Any]:
 def _end(process: subprocess.Popen[str]) -> None:
     if process.poll() is None:
         process.terminate()
-    process.communicate()
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def _free_port() -> int:

@@ -35,7 +35,9 @@ def draw(path: Path, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
 
 
 def _panel(left: int, site: str, lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    values: list[float] = [line[way] for line in lines for way in _WAYS if line.get(way) is not None]
+    values: list[float] = [
+        line[way] for line in lines for way in _WAYS if line.get(way) is not None
+    ]
     low, high = min(values), max(values)
     low, high = low - 0.05 * (high - low), high + 0.05 * (high - low) or 1.0
     last = max(1, len(lines) - 1)

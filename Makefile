@@ -12,7 +12,7 @@ ARGS ?=
 STREAM = $(if $(DATA),--data "$(DATA)") $(if $(TARGETS),--targets "$(TARGETS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check smoke smoke-job chaos bench-model bench-windows bench-buffer bench-serve bench-ledger bench-gate bench-weights bench-drift bench-online bench-ett bench-merge bench-federated bench-alerts check-rules check-board clean .venv
+.PHONY: help run test check smoke smoke-job chaos bench-model bench-windows bench-buffer bench-serve bench-ledger bench-gate bench-weights bench-drift bench-online bench-ett bench-merge bench-federated demo-federated bench-alerts check-rules check-board clean .venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,9 @@ check-rules:  ## the alert rules and their tests, by promtool (apt-get install p
 
 check-board: .venv/stamp  ## every query of the Grafana board against a real Prometheus (apt-get install prometheus)
 	$(BIN)/python -m pytest -q -rs tests/test_monitoring.py $(ARGS)
+
+demo-federated: .venv/stamp  ## three sites as processes learn together over HTTP; DATA=file or the demo fleet; a picture
+	@$(BIN)/python -m bench.demo_federated $(STREAM) $(ARGS)
 
 clean:  ## remove caches and .fleetcast, the demo's state (keeps .venv)
 	rm -rf .fleetcast .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build lightning_logs

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from connect.asking import client_options as _client_options
 from connect.asking import exits as _exits
 from connect.asking import fail as _fail
 from connect.asking import get as _get
+from connect.federated import SiteClient
 from connect.replay import Replay
 from forecast.config import Config
 from forecast.config_files import Loaded, load
@@ -213,6 +215,51 @@ def config_show(**options: Any) -> None:
     loaded, _ = plan_replay(options.pop("configs"), **options)
     for key, value, origin in loaded.rows():
         click.echo(f"{key} = {value}  # {origin}")
+
+
+@main.command()
+@_data_options
+@_exits
+def aggregator(**options: Any) -> None:
+    """Serve an aggregator of a federation by itself, without Ray, until Ctrl-C.
+
+    A fleet with `federated.enabled` has one among its actors; its record is in the audit log too.
+    """
+    from actors.federated_alone import serve
+
+    loaded, _ = plan_replay(options.pop("configs"), **options)
+    serve(loaded.config)
+
+
+@main.command()
+@click.option("--aggregator", "url", required=True, envvar="FLEETCAST_URL", help="Its address.")
+@click.option("--token", envvar="FLEETCAST_TOKEN", help="Bearer token, named as the site.")
+@click.option("--name", required=True, help="Of the site.")
+@click.option("--only", default="", help="Servers of the data that are this site's, by comma.")
+@click.option("--per-server", is_flag=True, help="A site for each server, NAME.SERVER.")
+@click.option("--every", default="1h", show_default=True, help="Event time between updates.")
+@click.option("--rounds", type=click.IntRange(min=1), help="Stop after so many updates.")
+@click.option("--compare-days", type=float, default=0.0, help="Of the data's end: for a curve.")
+@click.option("--patience", type=float, default=600.0, help="Seconds without news, then stop.")
+@_data_options
+@_exits
+def site(url: str, token: str | None, **options: Any) -> None:
+    """Take part in a federation: learn at home from your data, send what sites share.
+
+    What is the site's own stays in --state-dir, from where a killed site goes on.
+    """
+    from actors.site_command import SiteWishes, run
+
+    names = ("name", "per_server", "rounds", "compare_days", "every")
+    wishes = SiteWishes(
+        **{name: options.pop(name) for name in names},
+        servers=tuple(filter(None, options.pop("only").split(","))),
+        patience_s=options.pop("patience"),
+    )
+    loaded, chosen = plan_replay(options.pop("configs"), **options)
+    with closing(SiteClient.from_environment(url, token=token)) as centre:
+        done = run(loaded.config, chosen, wishes, centre, tell=lambda line: click.echo(line))
+    click.echo(json.dumps(done))
 
 
 @main.command()

@@ -30,14 +30,16 @@ from ray.serve.exceptions import (
 )
 from ray.serve.handle import DeploymentHandle
 
-from actors import exposure, handles, logs, telemetry
+from actors import exposure, handles, logs
 from actors.appends import Appends
 from actors.event_calls import EventCalls
+from actors.federated_calls import FederatedCalls
 from actors.forecaster import Forecaster, Given
 from actors.learning_calls import LearningCalls
 from actors.plan import refuse
 from actors.record_calls import RecordCalls
 from actors.rollout_calls import RolloutCalls
+from actors.status_calls import StatusCalls
 from forecast.config import Config
 from forecast.config_files import load_args
 from forecast.errors import Busy, StateError
@@ -132,6 +134,7 @@ class Bootstrap:
 
         logs.configure(config.fleet, config.panel.name, "bootstrap")
         self._fleet, self._panel = config.fleet, config.panel.name
+        self._roles = handles.roles_of(config)
         topology.ensure(config)
 
     def check_health(self) -> None:
@@ -139,7 +142,7 @@ class Bootstrap:
 
         Ray restarts an actor whose process died, but not one whose constructor failed.
         """
-        gone = [role for role in handles.ROLES if not handles.find(self._fleet, self._panel, role)]
+        gone = [role for role in self._roles if not handles.find(self._fleet, self._panel, role)]
         if gone:
             raise StateError(f"the {gone[0]} is gone")
 
@@ -177,7 +180,7 @@ class _Kept:
     reference: Any
 
 
-class Gateway(EventCalls, LearningCalls, RecordCalls, RolloutCalls):
+class Gateway(EventCalls, FederatedCalls, LearningCalls, RecordCalls, RolloutCalls, StatusCalls):
     """The HTTP side: answers from the published snapshot, forwards what needs work.
 
     A replica is ready when it has the snapshot of this moment, or knows that there is none yet.
@@ -203,7 +206,7 @@ class Gateway(EventCalls, LearningCalls, RecordCalls, RolloutCalls):
         self._watching = asyncio.get_running_loop().create_task(following)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        guard = Guard.from_config(self._config.serve)
+        guard, federated = Guard.from_config(self._config.serve), self._config.federated
         exposure.check(self._config.serve, exposure.exposure())
         return make_app(
             self,
@@ -211,6 +214,7 @@ class Gateway(EventCalls, LearningCalls, RecordCalls, RolloutCalls):
             title=f"fleetcast: {self._config.fleet}",
             version="1",
             max_body_bytes=self._config.serve.max_body_mb << 20,
+            max_update_bytes=federated.max_update_mb << 20 if federated.enabled else None,
         )
 
     async def snapshot(self) -> Snapshot | None:
@@ -292,23 +296,6 @@ class Gateway(EventCalls, LearningCalls, RecordCalls, RolloutCalls):
     async def servers(self) -> Any:
         """Lifecycle of every server."""
         return await self._actors.ask(handles.BUFFER, "servers")
-
-    async def status(self) -> Mapping[str, Any]:
-        """Where the system stands, actor by actor; null where one does not answer."""
-        answers = await asyncio.gather(*(self._part(*call) for call in telemetry.PARTS.values()))
-        parts = dict(zip(telemetry.PARTS, answers, strict=True))
-        return telemetry.status(self._config, await self.snapshot(), parts)
-
-    async def metrics(self) -> str:
-        """The same as Prometheus text."""
-        return telemetry.exposition(await self.status())
-
-    async def _part(self, role: str, method: str) -> Any:
-        try:
-            return await self._actors.ask(role, method, timeout_s=3.0)
-        except Exception as error:  # one part that fails must not take the others' numbers away
-            log.warning("%s.%s: %s: %s", role, method, type(error).__name__, error)
-            return None
 
     async def _pull(self, wait_s: float = 0.0) -> None:
         """Take over the published snapshot when it is another one than the last."""

@@ -78,12 +78,12 @@ class AggregatorActor:
 
     async def offer(self, meta: UpdateMeta, delta: np.ndarray) -> Receipt:
         """Take a site's delta, or say why not; see `Aggregator.offer`."""
-        receipt = await self._change(lambda: self._aggregator.offer(meta, delta), _told_something)
+        receipt = await self._change(lambda: self._aggregator.offer(meta, delta), told_something)
         return replace(receipt, durable=True)
 
     async def merge(self, partial: Partial) -> Receipt:
         """Take what a leaf of the tree collected; see `Aggregator.merge`."""
-        receipt = await self._change(lambda: self._aggregator.merge(partial), _told_something)
+        receipt = await self._change(lambda: self._aggregator.merge(partial), told_something)
         return replace(receipt, durable=True)
 
     async def step(self, now_s: float) -> RoundReport | None:
@@ -186,7 +186,7 @@ _QUIET = {
 """After these nothing is to be remembered: nobody can make us write by sending what is refused."""
 
 
-def _told_something(receipt: Receipt) -> bool:
+def told_something(receipt: Receipt) -> bool:
     return receipt.verdict not in _QUIET
 
 

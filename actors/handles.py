@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import ray
 
+from forecast.config import Config
 from forecast.errors import Busy
 
 log = logging.getLogger("fleetcast.handles")
@@ -20,8 +21,15 @@ REGISTRY, BUFFER, LEDGER, TRAINER, CONTROLLER = (
     "trainer",
     "controller",
 )
+AGGREGATOR = "aggregator"
 _TIMEOUT_S = 15.0
 ROLES = (REGISTRY, BUFFER, LEDGER, TRAINER, CONTROLLER)
+"""What every fleet has; one with `federated.enabled` has the aggregator too."""
+
+
+def roles_of(config: Config) -> tuple[str, ...]:
+    """The actors that a fleet of this config has."""
+    return (*ROLES, AGGREGATOR) if config.federated.enabled else ROLES
 
 
 def namespace(fleet: str) -> str:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _WINDOWS = 128
 _FIXED = {"verdict": 2, "model": 2, "channel": 3, "kind": 3}
 """Values of the labels that do not depend on the config."""
+_FEDERATED = {"outcome": 4, "verdict": 9}
+"""The same of the federation's rows."""
 
 
 def plan_of(config: Config, rates: Rates | None = None) -> Plan:
@@ -32,12 +34,15 @@ def plan_of(config: Config, rates: Rates | None = None) -> Plan:
 
 def series_of(row: telemetry.Row, config: Config) -> int:
     """How many series one row of the telemetry table becomes."""
+    federated = row.path.startswith("federated.")
+    if federated and not config.federated.enabled:
+        return 0
     values = {
         "role": len(handles.ROLES) - 1,
         "member": members_of(config),
         "target": len(config.panel.targets),
         "interval": len(central_intervals(config.panel.quantiles)),
-        **_FIXED,
+        **(_FEDERATED if federated else _FIXED),
     }
     if row.kind == "histogram":
         return len(telemetry.BOUNDS) + 3  # one more bucket, sum and count

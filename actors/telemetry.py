@@ -27,6 +27,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from actors import handles
+from actors.federated_metrics import FEDERATED
 from actors.health_rows import HEALTH
 from forecast.config import Config
 from forecast.health import learning_health, widths
@@ -41,8 +42,9 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "training": (handles.TRAINER, "durations"),
     "controller": (handles.CONTROLLER, "status"),
     "registry": (handles.REGISTRY, "summary"),
+    "federated": (handles.AGGREGATOR, "numbers"),
 }
-"""The parts of the status tree: which actor's which method answers for each."""
+"""The parts of the status tree: which actor's which method answers for each, where it is there."""
 
 BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
 """Upper bounds of a histogram's buckets, in seconds; the last bucket has none."""
@@ -76,6 +78,7 @@ class Sample:
 
 # fmt: off
 TABLE: tuple[Row, ...] = tuple(Row(*row) for row in (
+    *FEDERATED,
     ("buffer.rows", "fleetcast_buffer_rows", "gauge", "rows", "Slots times servers heard"),
     ("buffer.memory_bytes", "fleetcast_buffer_memory_bytes", "gauge", "bytes", "Size of the grid"),
     ("buffer.log_bytes", "fleetcast_buffer_log_bytes", "gauge", "bytes", "Size of the log on disk"),

@@ -1,6 +1,7 @@
 """Which actors exist, with which name, resources and restart rule; `ensure` makes it so.
 
     registry ─ buffer ─ ledger ─ trainer ─ controller (holds handles to the other four)
+    aggregator, with `federated.enabled` (finds the registry by name)
 
 All are detached, named, restarted for ever and idempotent, so that a call may be retried. CPU and
 memory are what each one needs on a laptop; together with Serve they ask for at most two CPUs.
@@ -20,8 +21,9 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from actors import arguments, handles, logs
+from actors import arguments, federated_arguments, handles, logs
 from actors.buffer import BufferActor
+from actors.federation import FederationActor
 from actors.ledger import LedgerActor
 from actors.loop import ControllerActor
 from actors.registry import RegistryActor
@@ -73,7 +75,16 @@ def specs(config: Config) -> tuple[ActorSpec, ...]:
             options={},
             **arguments.trainer_resources(config),
         ),
+        *_federated(config, kept),
     )
+
+
+def _federated(config: Config, kept: Mapping[str, Any]) -> tuple[ActorSpec, ...]:
+    if not config.federated.enabled:
+        return ()
+    registry = handles.Actors(config.fleet, config.panel.name)
+    given = {**federated_arguments.aggregator(config), handles.REGISTRY: registry}
+    return (ActorSpec(handles.AGGREGATOR, FederationActor, given, 0.1, 600, kept),)
 
 
 def ensure(config: Config, *, who: str = "bootstrap") -> dict[str, Any]:
@@ -87,17 +98,19 @@ def ensure(config: Config, *, who: str = "bootstrap") -> dict[str, Any]:
     """
     code = _code()
     planned = specs(config)
-    running = {role: _running(config, role) for role in handles.ROLES}
+    running = {role: _running(config, role) for role in (*handles.ROLES, handles.AGGREGATOR)}
     wanted = {spec.role: spec.digest(code) for spec in planned}
     # One that is not there counts too: whoever holds handles to the one before must let go of them.
     anew = [role for role, digest in wanted.items() if _digest(running[role]) != digest]
     actors = {role: found.actor for role, found in running.items() if found is not None}
     last = _controller(config, {}).digest(code)  # handles are no part of it
     if running[handles.CONTROLLER] is not None and (
-        anew or _digest(running[handles.CONTROLLER]) != last
+        set(anew) & set(handles.ROLES) or _digest(running[handles.CONTROLLER]) != last
     ):
         _end(actors.pop(handles.CONTROLLER), handles.CONTROLLER)
         anew.append(handles.CONTROLLER)
+    if handles.AGGREGATOR in actors and handles.AGGREGATOR not in wanted:
+        _end(actors.pop(handles.AGGREGATOR), handles.AGGREGATOR)
     for spec in reversed(planned):
         if spec.role in anew and spec.role in actors:
             log.info("the %s runs with another configuration or code; made anew", spec.role)
@@ -109,7 +122,8 @@ def ensure(config: Config, *, who: str = "bootstrap") -> dict[str, Any]:
             _wait({spec.role: actors[spec.role]})  # it takes the lock that the others rely on
     _wait(actors)
     if handles.CONTROLLER not in actors:
-        controller = _controller(config, {role: actors[role] for role in wanted})
+        held = [role for role in handles.ROLES if role != handles.CONTROLLER]
+        controller = _controller(config, {role: actors[role] for role in held})
         actors[handles.CONTROLLER] = _make(config, controller, code)
         _wait({handles.CONTROLLER: actors[handles.CONTROLLER]})
     registry, told = actors[handles.REGISTRY], leaves(config.model_dump(mode="json"))
@@ -137,7 +151,7 @@ def ensure_registry(config: Config) -> Any:
 
 def stop(config: Config) -> None:
     """End this fleet's actors, the controller first; nothing else of the cluster is touched."""
-    for role in reversed(handles.ROLES):
+    for role in (handles.AGGREGATOR, *reversed(handles.ROLES)):
         _end_if_there(config, role)
 
 

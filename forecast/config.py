@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from forecast.config_federated import FederatedConfig
 from forecast.config_learning import OnlineLearning
 from forecast.config_rollout import RolloutConfig
 from forecast.config_safety import BreakerConfig, NotifyConfig, TwinConfig
@@ -226,6 +227,7 @@ class Config(Section):
     limits: LimitsConfig = LimitsConfig()
     audit: AuditConfig = AuditConfig()
     backup: BackupConfig = BackupConfig()
+    federated: FederatedConfig = FederatedConfig()
 
     @model_validator(mode="after")
     def _history_holds_the_windows(self) -> Config:

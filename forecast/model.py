@@ -22,6 +22,7 @@ from forecast.adapter import Adapted, Adapter
 from forecast.fast.exact import FastTFT
 from forecast.fast.serving import Precision, ServingTFT
 from forecast.fast.shape import Category, Shape
+from forecast.fast.weights import groups_of
 from forecast.raw_windows import AT_A_TIME, RawWindows
 from forecast.window_spec import WindowSpec
 from forecast.windows import Windows, inverse, transform
@@ -85,6 +86,17 @@ def with_weights(spec: ModelSpec, weights: Mapping[str, Tensor]) -> FastTFT:
     network = FastTFT(shape_of(spec))
     network.load_state_dict(weights)
     return network
+
+
+def tied(spec: ModelSpec, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with every copy of a tensor equal to what it repeats.
+
+    What came from elsewhere, coded in fewer bits or sent with ill will, may have let them differ.
+    """
+    found = dict(weights)
+    for group in groups_of(shape_of(spec)).values():
+        found.update((name, found[group.parts[place]]) for name, place in group.names())
+    return found
 
 
 def shape_of(spec: ModelSpec) -> Shape:

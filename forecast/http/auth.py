@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from forecast.config import ServeConfig
 from forecast.errors import ConfigError, Forbidden, NotAuthorized, UnsupportedMedia
+from forecast.tensors import MEDIA_TYPE
 
 log = logging.getLogger("fleetcast.auth")
 
@@ -40,7 +41,7 @@ WRITE_HEADER = "x-fleetcast"
 """A page from elsewhere cannot send it without asking first, and is never allowed to."""
 
 _LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)
-_WRITE_TYPES = frozenset({"application/json", "application/x-ndjson"})
+_WRITE_TYPES = frozenset({"application/json", "application/x-ndjson", MEDIA_TYPE})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 """What a proxy adds: the caller is not who the connection comes from."""

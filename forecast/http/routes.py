@@ -5,6 +5,7 @@ read     GET, POST /api/v1/forecast; GET /accuracy /audit /events /learning /lea
 ingest   POST /api/v1/ingest; POST, DELETE /events
 operate  PUT /api/v1/rollout; POST /rollout/{promote,rollback,pin,shadow,retire,resume}
          /learning/pause /learning/resume /backups
+federate GET, PUT /api/v1/federated/... where this fleet has the aggregator
 anybody  /healthz /readyz /docs /openapi.json
 """
 
@@ -26,6 +27,7 @@ from forecast.http.auth import Guard, Scope
 from forecast.http.board import Board
 from forecast.http.bodies import FORECAST_BODY, ROWS_BODY, forecast_request, read_body, request_id
 from forecast.http.events import event_routes
+from forecast.http.federated import federated_routes
 from forecast.http.gain import GainedAccuracy, gain_of
 from forecast.http.learning import reading_routes, steering_routes
 from forecast.http.queries import (
@@ -41,7 +43,7 @@ from forecast.http.rollout import rollout_routes
 from forecast.http.service import Service
 from forecast.record import Snapshot
 
-__all__ = ["Service", "make_app"]
+__all__ = ["Service", "make_app", "needing"]
 
 _PREFIX = "/api/v1"
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
@@ -56,11 +58,13 @@ def make_app(
     title: str,
     version: str,
     max_body_bytes: int = 16 << 20,
+    max_update_bytes: int | None = None,
     now: Clock = time.time,
 ) -> FastAPI:
     """The ASGI application; `now` is the wall clock, for the age of an answer only.
 
-    `max_body_bytes` bounds a body of rows as it is sent, before any of it is kept in memory.
+    `max_body_bytes` bounds a body of rows as it is sent, before any of it is kept in memory;
+    `max_update_bytes` does a federated update's, None: there is no federation here.
     """
     app = _App(title=title, version=version, openapi_url=None, docs_url=None, redoc_url=None)
     problems.install(app)
@@ -71,20 +75,28 @@ def make_app(
     app.add_middleware(
         Shortcut, path=f"{_PREFIX}/forecast", reads=reads, service=service, guard=guard, now=now
     )
-    read, ingest = [_needs(guard, "read")], [_needs(guard, "ingest")]
+    read, ingest = [needing(guard, "read")], [needing(guard, "ingest")]
     for router, needs in (
         (_forecast_routes(service, reads, now), read),
         (_report_routes(service), read),
         (reading_routes(service), read),
         (_ingest_routes(service, max_body_bytes), ingest),
         (event_routes(service, read=read, ingest=ingest), []),
-        (record_routes(service, read=read, operate=[_needs(guard, "operate")]), []),
-        (rollout_routes(service, read=read, operate=[_needs(guard, "operate")]), []),
-        (steering_routes(service), [_needs(guard, "operate")]),
+        (record_routes(service, read=read, operate=[needing(guard, "operate")]), []),
+        (rollout_routes(service, read=read, operate=[needing(guard, "operate")]), []),
+        (steering_routes(service), [needing(guard, "operate")]),
     ):
         app.include_router(router, prefix=_PREFIX, dependencies=needs, responses=told)
+    if max_update_bytes is not None:
+        federated = federated_routes(
+            service,
+            read=read,
+            federate=[needing(guard, "federate")],
+            max_update_bytes=max_update_bytes,
+        )
+        app.include_router(federated, prefix=_PREFIX, responses=told)
     app.include_router(_page_routes(service, title), dependencies=read)
-    app.include_router(_open_routes(app, service, now), dependencies=[_needs(guard, None)])
+    app.include_router(_open_routes(app, service, now), dependencies=[needing(guard, None)])
     return app
 
 
@@ -98,7 +110,7 @@ class _App(FastAPI):
         return super().openapi()
 
 
-def _needs(guard: Guard, scope: Scope | None) -> Dependency:
+def needing(guard: Guard, scope: Scope | None) -> Dependency:
     """What a route demands of its caller."""
 
     async def authorise(request: Request) -> None:

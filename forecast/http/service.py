@@ -12,6 +12,7 @@ from forecast.accuracy import AccuracyReport
 from forecast.audit import AuditCheck, AuditRecord
 from forecast.events import Event, EventReport, Told
 from forecast.http.api import IngestAnswer
+from forecast.http.federated_service import FederatedService
 from forecast.record import Snapshot
 from forecast.registry import UpdateRecord
 from forecast.rolling_out import Action
@@ -40,7 +41,7 @@ class ServerLike(Protocol):
     def missing_slots(self) -> int: ...
 
 
-class Service(Protocol):
+class Service(FederatedService, Protocol):
     """One fleet, seen from its HTTP side. Every call may raise a `RequestError`."""
 
     async def snapshot(self) -> Snapshot | None:

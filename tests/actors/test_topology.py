@@ -157,3 +157,14 @@ class TestOnRay:
         )
         assert "owned by 'fleet first-head'" in second.stdout, second.stdout + second.stderr
         assert "epoch 1" in second.stdout
+
+
+def test_a_federation_adds_one_actor_and_the_same_config_the_same_digests(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    plain = fleet(tmp_path, "a")
+    asked = plain.federated.model_copy(update={"enabled": True})
+    config = plain.model_copy(update={"federated": asked})
+    found = {spec.role: spec.digest("code") for spec in topology.specs(config)}
+    assert found == {spec.role: spec.digest("code") for spec in topology.specs(config)}
+    assert set(found) - {spec.role for spec in topology.specs(plain)} == {handles.AGGREGATOR}
+    assert handles.roles_of(config) == (*handles.roles_of(plain), handles.AGGREGATOR)

@@ -23,7 +23,7 @@ import torch
 
 from forecast.errors import NothingNew, StateError
 from forecast.fit import Fit
-from forecast.model import Model, with_weights
+from forecast.model import Model, tied, with_weights
 from forecast.packing import pack, unpack
 from train.federated.frame import FloatArray, Frame, GlobalModel, SiteSettings, Source
 from train.federated.update import UpdateMeta
@@ -245,7 +245,8 @@ class Site:
         layout, categories = self.frame.layout, self.frame.categories
         state = layout.compose(given.vector, self._private, categories=categories)
         weights = {name: torch.from_numpy(array) for name, array in state.items()}
-        return Model(self.frame.spec, with_weights(self.frame.spec, weights))
+        spec = self.frame.spec
+        return Model(spec, with_weights(spec, tied(spec, weights)))
 
     def _corrected(self, serving: GlobalModel) -> Model:
         """The same with the correction, where it was fitted to this very version."""

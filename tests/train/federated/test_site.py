@@ -268,3 +268,18 @@ def test_a_round_through_the_aggregator_lowers_the_loss():
     assert end.version == 6
     sites[0].take(end)
     assert loss_of(sites[0], sites[0].members()["global"]) < before
+
+
+def test_a_vector_whose_copies_of_a_tensor_differ_is_composed_all_the_same():
+    one = site()
+    layout, vector = one.frame.layout, fresh().vector.copy()
+    name = "static_variable_selection.prescalers.static_scale_cpu_usage_ratio.weight"
+    [copy] = [piece for piece in layout.pieces if piece.name == name]
+    vector[copy.start : copy.stop] += 1
+    one.take(GlobalModel(1, vector))
+    raw = one.held_out(AS_OF)
+    plain = site()
+    plain.take(fresh(version=1))
+    assert (
+        one.predict(one.members()["global"], raw) == plain.predict(plain.members()["global"], raw)
+    ).all()

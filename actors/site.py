@@ -1,0 +1,231 @@
+"""A federated site at work: it fetches, learns, sends and scores, whatever stops it in between.
+
+    current ─► take a new version, fit what is its own
+            ─► score a candidate
+            ─► send what was learned and not yet answered
+            ─► learn at the next slot of its own data
+
+One thing a call of `advance`; its result is on disk before it is sent, so that a process that was
+killed goes on where it was. Needs no Ray: a site is not part of the cluster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forecast.errors import NothingNew, StateError
+from forecast.packing import pack, unpack
+from forecast.storage import DISK, TEMPORARY, Disk, make_folders, write_atomic
+from forecast.tensors import dump
+from train.federated.compression import ErrorFeedback
+from train.federated.frame import FloatArray, GlobalModel
+from train.federated.site import Site
+
+log = logging.getLogger("fleetcast.site")
+
+_KIND = "site-at-work"
+_FORMAT = 1
+
+Did = Literal["took", "scored", "sent", "skipped", "waits", "done"]
+
+
+class Centre(Protocol):
+    """The aggregator as a site reaches it; see `connect.federated.SiteClient`."""
+
+    def current(self, site: str) -> Mapping[str, Any]:
+        """The open round and the version."""
+
+    def model(self, version: int, *, schema_hash: str, role: str = "") -> NDArray[np.float32]:
+        """The shared vector of a version or candidate."""
+
+    def send(self, site: str, round: int, update: bytes) -> Mapping[str, Any]:
+        """Send an update; the receipt."""
+
+    def tell(self, score: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Tell a score; what became of the candidate so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """When a site learns, in event time: at `first`, then every so many slots, up to `last`."""
+
+    first: int
+    every: int
+    last: int
+
+
+class Watching(Protocol):
+    """Who looks on, such as a comparison with learning alone."""
+
+    def learned(self, site: Site, slot: int, *, seed: int, rate: float) -> None:
+        """An update was learned, from the site's windows at this slot."""
+
+    def took(self, site: Site, slot: int) -> None:
+        """The site answers with a new version."""
+
+
+class SiteAtWork:
+    """One logical site: what it has, where it is, what it still has to send."""
+
+    def __init__(
+        self,
+        site: Site,
+        centre: Centre,
+        *,
+        slots: Slots,
+        seed: int,
+        path: Path,
+        models: dict[int, GlobalModel],
+        feed: Callable[[int], None] = lambda _: None,
+        watching: Watching | None = None,
+        disk: Disk = DISK,
+    ) -> None:
+        """`path` is where its state is kept, `models` what the sites of a process have fetched.
+
+        `feed` makes sure that the site's source knows a slot. Raises StateError for a state that is
+        damaged or another site's.
+        """
+        self.site, self._centre, self._slots, self._seed = site, centre, slots, seed
+        self._path, self._models, self._disk = path, models, disk
+        self._feed, self._watching = feed, watching
+        self.slot = slots.first
+        """Of the next update."""
+        self.updates, self.bytes_sent = 0, 0
+        self._outbox: tuple[int, bytes] | None = None
+        self._residual: FloatArray | None = None
+        make_folders(path.parent, disk=disk)
+        path.with_name(f"{TEMPORARY}{path.name}").unlink(missing_ok=True)
+        if path.exists():
+            self._restore(path.read_bytes())
+
+    def advance(self) -> Did:
+        """Do the next thing. Raises StateError for an aggregator of another schema."""
+        site, now = self.site, self._centre.current(self.site.name)
+        schema_hash = site.frame.layout.schema_hash
+        if now["schema_hash"] != schema_hash:
+            raise StateError(
+                f"the aggregator's schema is {now['schema_hash'][:12]}, site {site.name}'s "
+                f"{schema_hash[:12]}: the same metrics, roles and [model] are needed"
+            )
+        if site.base is None or site.base.version != now["version"]:
+            return self._take(now)
+        if now["candidate"] is not None and not now["scored"]:
+            return self._score(now["candidate"])
+        if self._outbox is not None:
+            return self._send()
+        if now["candidate"] is not None or now["sent"] or now["quarantined"]:
+            return "waits"
+        if self.slot > self._slots.last:
+            return "done"
+        return self._learn(now)
+
+    def _take(self, now: Mapping[str, Any]) -> Did:
+        self._feed(self._known_slot)
+        self.site.take(self._model(now["version"]), keep_previous=now["keep_previous"])
+        try:
+            self.site.adapt(self._known_slot, seed=self._drawn("adapt", self._known_slot))
+        except NothingNew as error:
+            log.info("nothing to fit what is its own to: %s", error)
+        self._save()
+        if self._watching is not None:
+            self._watching.took(self.site, self._known_slot)
+        return "took"
+
+    def _score(self, version: int) -> Did:
+        self._feed(self._known_slot)
+        seed = self._drawn("score", self._known_slot)
+        told = self.site.score(self._model(version), self._known_slot, seed=seed)
+        self._centre.tell(told.to_json())
+        return "scored"
+
+    def _learn(self, now: Mapping[str, Any]) -> Did:
+        slot, seed = self.slot, self._drawn("learn", self.slot)
+        self._feed(slot)
+        try:
+            meta, delta = self.site.learn(slot, seed=seed, rate=now["rate"])
+        except NothingNew:
+            self.slot += self._slots.every
+            self._save()
+            return "skipped"
+        feedback = ErrorFeedback(now["codec"], self._residual)
+        made, _ = feedback.encode(delta)
+        header = {**meta.to_json(), "codec": made.codec}
+        self._outbox = (now["round"], dump(header, made.arrays))
+        self._residual = feedback.residual
+        self.slot += self._slots.every
+        self._save()
+        if self._watching is not None:
+            self._watching.learned(self.site, slot, seed=seed, rate=now["rate"])
+        return self._send()
+
+    def _send(self) -> Did:
+        """Until it is answered it stays on disk; an answer that was lost is given again."""
+        assert self._outbox is not None
+        number, update = self._outbox
+        receipt = self._centre.send(self.site.name, number, update)
+        verdict = receipt["verdict"]
+        if verdict in ("unauthorised", "malformed"):
+            raise StateError(f"site {self.site.name}'s update is {verdict}: {receipt['reason']}")
+        if verdict == "limited":
+            return "waits"
+        self.updates += bool(receipt["counted"])
+        self.bytes_sent += len(update)
+        self._outbox = None
+        self._save()
+        return "sent"
+
+    @property
+    def _known_slot(self) -> int:
+        """The last slot that was learned at: the site knows no later one."""
+        return max(self._slots.first, self.slot - self._slots.every)
+
+    def _model(self, version: int) -> GlobalModel:
+        """Fetched once for all sites of the process; the two that are in use are kept."""
+        if version not in self._models:
+            schema_hash = self.site.frame.layout.schema_hash
+            vector = self._centre.model(version, schema_hash=schema_hash, role=self.site.role)
+            for old in sorted(self._models)[:-1]:
+                del self._models[old]
+            self._models[version] = GlobalModel(version, np.array(vector, np.float32))
+        return self._models[version]
+
+    def _drawn(self, what: str, slot: int) -> int:
+        text = f"{self._seed}:{self.site.name}:{what}:{slot}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+    def _save(self) -> None:
+        number, update = self._outbox or (-1, b"")
+        header = {
+            "format": _FORMAT,
+            "slot": self.slot,
+            "round": number,
+            "updates": self.updates,
+            "bytes_sent": self.bytes_sent,
+        }
+        arrays: dict[str, NDArray[Any]] = {
+            "site": np.frombuffer(self.site.pack(), np.uint8),
+            "update": np.frombuffer(update, np.uint8),
+        }
+        if self._residual is not None:
+            arrays["residual"] = self._residual
+        write_atomic(self._path, pack(_KIND, header, arrays), disk=self._disk)
+
+    def _restore(self, data: bytes) -> None:
+        header, arrays = unpack(_KIND, data)
+        if header.get("format") != _FORMAT:
+            raise StateError(f"{self._path}: format {header.get('format')}, need {_FORMAT}")
+        self.site.restore(arrays["site"].tobytes())
+        self.slot, self.updates = header["slot"], header["updates"]
+        self.bytes_sent = header["bytes_sent"]
+        if header["round"] >= 0:
+            self._outbox = (header["round"], arrays["update"].tobytes())
+        if "residual" in arrays:
+            self._residual = arrays["residual"].copy()

@@ -1,0 +1,61 @@
+"""A site's side of a federation over HTTP: what it asks, fetches, sends and tells.
+
+Every call waits out a busy or restarting aggregator, and may be made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connect.stream import Client
+from forecast.errors import StateError
+from forecast.tensors import MEDIA_TYPE, load
+
+_PREFIX = "/api/v1/federated"
+_WRITE = {"X-Fleetcast": "1", "Content-Type": MEDIA_TYPE}
+_TELL = {"X-Fleetcast": "1", "Content-Type": "application/json"}
+
+
+class SiteClient(Client):
+    """The calls of `fleetcast site`; see `Client`."""
+
+    def current(self, site: str) -> Mapping[str, Any]:
+        """The open round and the version, for one site."""
+        answer: Mapping[str, Any] = self.get(f"{_PREFIX}/rounds/current", site=site)
+        return answer
+
+    def model(self, version: int, *, schema_hash: str, role: str = "") -> NDArray[np.float32]:
+        """The shared vector of a version or candidate; raises StateError for another layout."""
+        params = {"role": role} if role else None
+        sent = self._send("GET", f"{_PREFIX}/global/{version}", params=params)
+        try:
+            header, arrays = load(sent.content)
+        except ValueError as error:
+            raise StateError(f"version {version}: {error}") from error
+        if (header.get("version"), header.get("schema_hash")) != (version, schema_hash):
+            raise StateError(
+                f"version {version} is of schema {str(header.get('schema_hash'))[:12]}, this "
+                f"site's is {schema_hash[:12]}: the same metrics, roles and [model] are needed"
+            )
+        found: NDArray[np.float32] = arrays["shared"]
+        return found
+
+    def send(self, site: str, round: int, update: bytes) -> Mapping[str, Any]:
+        """Send an update, `tensors.dump` of it; the receipt."""
+        path = f"{_PREFIX}/rounds/{round}/updates/{quote(site, safe='')}"
+        answer: Mapping[str, Any] = self._send("PUT", path, content=update, headers=_WRITE).json()
+        return answer
+
+    def tell(self, score: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Tell a score, `SiteScore.to_json` of it; what became of the candidate so far."""
+        body = {name: each for name, each in score.items() if name not in ("site", "version")}
+        path = f"{_PREFIX}/global/{score['version']}/scores/{quote(score['site'], safe='')}"
+        sent = self._send("PUT", path, content=json.dumps(body).encode(), headers=_TELL)
+        answer: Mapping[str, Any] = sent.json()
+        return answer

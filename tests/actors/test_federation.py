@@ -1,0 +1,211 @@
+"""The federation's actor: killed anywhere it ends the same, and its steps are on record once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from actors import federated_arguments, handles, plan, telemetry
+from forecast.config import Config
+from forecast.errors import Busy, StateError
+from tests.actors.federation_scene import FRAME, Now, actor
+from tests.forecast.crash_disk import Crash, CrashDisk, QuickDisk
+from train.federated.state import save
+from train.federated.update import Verdict
+
+SITES = ("a", "b", "c")
+
+
+def update(site: str, turn: int, base: int) -> tuple:
+    header = {
+        "site": site, "sequence": turn, "base_version": base, "samples": 10, "role": "",
+        "schema_hash": FRAME.layout.schema_hash, "codec": "float32",
+    }  # fmt: skip
+    values = np.random.default_rng([turn, *site.encode()]).normal(0, 0.01, FRAME.layout.size)
+    return header, {"values": values.astype(np.float32)}
+
+
+def score(site: str, version: int, change: float) -> dict:
+    told = {"samples": 9, "lower": -1.0, "upper": 1.0, "blocks": 4, "finite": True}
+    return {"site": site, "version": version, "change": change, **told}
+
+
+class Registry:
+    """Keeps notes by key, as the audit log does."""
+
+    def __init__(self) -> None:
+        self.notes: dict[str, dict] = {}
+        self.silent = False
+
+    async def ask(self, role, method, kind, *, detail, who, key):
+        assert (role, method, kind, who) == (handles.REGISTRY, "note", "federated", "aggregator")
+        if self.silent:
+            raise Busy("the registry does not answer", retry_after_s=5)
+        self.notes.setdefault(key, detail)
+
+
+CALLS = [
+    *(("send", site, 0) for site in SITES),
+    *(("score", site, 1, -0.1) for site in SITES),
+    *(("send", site, 1) for site in SITES),
+    *(("score", site, 2, 0.1) for site in SITES),
+    *(("send", site, 2) for site in SITES),
+    *(("score", site, 3, -0.1) for site in SITES),
+]
+"""Three rounds; the second candidate is rejected."""
+
+
+async def run(folder, disk, done, registry):
+    one = actor(folder, disk, registry=registry)
+    try:
+        for what, site, *rest in CALLS[len(done) :]:
+            if what == "send":
+                receipt = await one.send(*update(site, rest[0], one._aggregator.version))
+                assert receipt["counted"], receipt
+            else:
+                await one.score(score(site, *rest))
+            done.append(what)
+    except BaseException:
+        one._lock.release()  # as the kernel does when the process is gone
+        raise
+    return one
+
+
+def told(one):
+    book = one._federation.book
+    saved = save(one._aggregator)
+    kept = [{k: v for k, v in each.items() if k != "noted"} for each in book.rounds]
+    pieces = {name: make() for name, make in saved.pieces.items()}
+    return saved.head, pieces, kept, dict(book.outcomes)
+
+
+async def test_killed_anywhere_and_called_again_it_ends_bitwise_the_same(tmp_path):
+    records = Registry()
+    wanted = await run(tmp_path / "plain", QuickDisk(), [], records)
+    assert wanted._federation.book.outcomes == {"stepped": 3, "accepted": 2, "rejected": 1}
+    assert wanted._aggregator.version == 3
+    assert sorted(records.notes) == ["1", "2", "3"]
+    await wanted.close()
+    for at in range(3, 900, 71):
+        folder, notes = tmp_path / str(at), Registry()
+        for name in ("federated", "federated-rounds"):
+            (folder / name).mkdir(parents=True)
+        disk, done = CrashDisk(folder, at, power_cut=at % 2 == 0), []
+        try:
+            await (await run(folder, disk, done, notes)).close()
+            break
+        except Crash:
+            pass
+        again = await run(folder, QuickDisk(), done, notes)
+        assert told(again) == told(wanted), at
+        assert {k: v["decision"] for k, v in notes.notes.items()} == {
+            k: v["decision"] for k, v in records.notes.items()
+        }
+        await again.close()
+    assert 60 < at < 880
+
+
+async def test_a_step_is_on_record_once_the_registry_answers(tmp_path):
+    registry = Registry()
+    registry.silent = True
+    one = actor(tmp_path, registry=registry)
+    for site in SITES:
+        await one.send(*update(site, 0, 0))
+    for site in SITES:
+        await one.score(score(site, 1, -0.1))
+    assert not registry.notes
+    assert one._aggregator.version == 1
+    registry.silent = False
+    await one.current("a")
+    [detail] = registry.notes.values()
+    assert (detail["sites"], detail["version"]) == (["a", "b", "c"], 1)
+    assert detail["decision"]["accept"]
+    await one.close()
+
+
+async def test_without_a_gate_a_step_is_accepted_at_once_and_on_record(tmp_path):
+    registry = Registry()
+    one = actor(tmp_path, registry=registry, gated=False)
+    for site in SITES:
+        await one.send(*update(site, 0, 0))
+    assert one._aggregator.version == 1
+    assert list(registry.notes) == ["1"]
+    assert (await one.current("a"))["candidate"] is None
+    await one.close()
+
+
+async def test_a_round_that_misses_sites_ends_at_its_deadline(tmp_path):
+    now = Now()
+    one = actor(tmp_path, now=now)
+    for site in SITES[:2]:
+        await one.send(*update(site, 0, 0))
+    now.s += 59
+    assert (await one.current("a"))["candidate"] is None
+    now.s += 2
+    assert (await one.current("a"))["candidate"] == 1
+    assert (await one.rounds(5))["rounds"][0]["sites"] == ["a", "b"]
+    await one.close()
+
+
+async def test_a_book_that_cannot_be_read_is_refused_and_leaves_no_lock(tmp_path):
+    one = actor(tmp_path)
+    await one.send(*update("a", 0, 0))
+    await one.close()
+    path = tmp_path / "federated-rounds" / "book.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'"format": 1', b'"format": 9'))
+    with pytest.raises(StateError, match="format 9, need 1"):
+        actor(tmp_path)
+    path.write_bytes(whole)
+    await actor(tmp_path).close()
+
+
+PANEL = {"targets": ["cpu"], "metrics": [{"name": "cpu"}]}
+
+
+def config(**federated) -> Config:
+    given = {"enabled": True, **federated}
+    return Config.model_validate({"state_dir": "s", "panel": PANEL, "federated": given})
+
+
+def test_the_config_says_how_updates_are_merged_and_when_a_round_ends():
+    given = federated_arguments.aggregator(
+        config(sites=["a", "b", "c"], rule="median", deadline="5m", compression="int8", worse=0.01)
+    )
+    settings, rules = given["settings"], given["rules"]
+    assert (settings.rule, settings.updates, settings.deadline_s) == ("median", 3, 300.0)
+    assert (rules.codec, rules.verdict.worse, rules.verdict.quorum) == ("int8", 0.01, 2)
+    assert given["sites"] == ("a", "b", "c")
+    assert repr(given) == repr(federated_arguments.aggregator(
+        config(sites=["a", "b", "c"], rule="median", deadline="5m", compression="int8", worse=0.01)
+    ))  # fmt: skip
+
+
+def test_a_quorum_that_the_named_sites_cannot_reach_is_refused():
+    with pytest.raises(ValueError, match=r"federated\.quorum = 2, but sites has 1"):
+        config(sites=["a"])
+
+
+def test_series_are_counted_where_there_is_a_federation_alone():
+    rows = [row for row in telemetry.TABLE if row.path.startswith("federated.")]
+    there = config()
+    off = there.model_copy(
+        update={"federated": there.federated.model_copy(update={"enabled": False})}
+    )
+    assert {plan.series_of(row, off) for row in rows} == {0}
+    [verdicts] = [row for row in rows if row.label == "verdict"]
+    assert plan.series_of(verdicts, there) == len(Verdict)
+
+
+async def test_its_numbers_are_in_the_metrics_by_verdict_and_outcome(tmp_path):
+    one = actor(tmp_path)
+    for site in SITES:
+        await one.send(*update(site, 0, 0))
+    await one.send(*update("a", 0, 0))
+    tree = telemetry.tree_of({"fleet": "f", "panel": "p"}, {"federated": await one.numbers()})
+    text = telemetry.exposition(tree)
+    own = 'fleet="f",panel="p"'
+    assert f'fleetcast_federated_updates_total{{{own},verdict="duplicate"}} 1.0' in text
+    assert 'fleetcast_federated_rounds_total{fleet="f",outcome="stepped",panel="p"} 1.0' in text
+    assert f"fleetcast_federated_participants{{{own}}} 3.0" in text
+    await one.close()

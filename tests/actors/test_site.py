@@ -1,0 +1,201 @@
+"""Sites at work over HTTP: a federation from fresh weights on, killed anywhere, private at home."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import numpy as np
+import pytest
+
+from actors.site_curve import Curve
+from forecast.errors import StateError
+from forecast.tensors import load
+from tests.actors.federation_scene import (
+    FRAME,
+    PREFIX,
+    START,
+    actor,
+    at_work,
+    centre,
+    http,
+    plain_site,
+    until_done,
+)
+from tests.train.federated.site_scene import AS_OF, Windows, fresh
+
+NAMES = ("a", "b", "c")
+
+
+class Wire:
+    """A client that keeps every byte a site sends."""
+
+    def __init__(self, client) -> None:
+        self.sent: list[httpx.Request] = []
+        self._client = client
+
+    def request(self, *args, **given) -> httpx.Response:
+        answer = self._client.request(*args, **given)
+        self.sent.append(answer.request)
+        return answer
+
+
+def test_three_sites_learn_together_and_all_end_at_one_version(tmp_path):
+    one = actor(tmp_path)
+    asked = centre(http(one))
+    works = [at_work(tmp_path, name, asked, seed=at) for at, name in enumerate(NAMES)]
+    did = until_done(works)
+    assert [what for _, what in did].count("sent") == 6
+    rounds = asked.get(f"{PREFIX}/rounds")["rounds"]
+    assert [each["sites"] for each in rounds] == [["a", "b", "c"]] * 2
+    accepted = [each["version"] for each in rounds if each["decision"]["accept"]]
+    assert {work.site.base.version for work in works} == {max(accepted)}
+    assert (works[0].site.base.vector == one._aggregator.shared()).all()
+    holdout = works[0].site.held_out(AS_OF)
+    before = works[0].site.score(fresh(0, 9), AS_OF, seed=1)
+    assert before.change > 0.05  # fresh weights are worse than what was learned
+    assert len(holdout)
+
+
+@pytest.mark.parametrize("codec", ["bf16", "int8"])
+def test_a_compressed_delta_is_a_part_of_the_bytes(tmp_path, codec):
+    sizes = {}
+    for each in ("float32", codec):
+        one = actor(tmp_path / each, rules={"codec": each})
+        asked = centre(http(one))
+        works = [at_work(tmp_path / each, name, asked, rounds=1) for name in NAMES]
+        until_done(works)
+        sizes[each] = works[0].bytes_sent
+        assert one._aggregator.version == 1
+    assert sizes[codec] < {"bf16": 0.65, "int8": 0.45}[codec] * sizes["float32"]
+
+
+def test_nothing_that_is_private_or_raw_is_in_the_bytes_that_leave_a_site(tmp_path):
+    one = actor(tmp_path)
+    wire = Wire(http(one))
+    asked = centre(wire)
+    works = [at_work(tmp_path, name, asked, seed=at) for at, name in enumerate(NAMES)]
+    until_done(works)
+    shared = {piece.name for piece in FRAME.layout.pieces}
+    assert not any(name.startswith("adapter") for name in shared)
+    site = works[0].site
+    assert site._correction
+    secret = [array.tobytes() for array in site._correction.values() if array.size > 1]
+    secret += [site.held_out(AS_OF).values[0, 0].tobytes()]
+    bodies = [request.content for request in wire.sent if request.content]
+    assert len(bodies) >= 9
+    for body in bodies:
+        assert not any(part in body for part in secret)
+        if body[:1] == b"{":
+            names = {"samples", "change", "lower", "upper", "blocks", "finite"}
+            assert set(json.loads(body)) == names
+        else:
+            header, arrays = load(body)
+            assert set(header) == {
+                "site", "sequence", "base_version", "schema_hash", "samples", "role", "codec",
+            }  # fmt: skip
+            assert {name: array.shape for name, array in arrays.items()} == {
+                "values": (FRAME.layout.size,)
+            }
+
+
+class Dying(Exception):
+    """The process is killed here."""
+
+
+class Cut:
+    """A way to the aggregator that dies at its n-th call, before it arrives or after."""
+
+    def __init__(self, client, at: int, *, arrives: bool) -> None:
+        self._client, self._left, self._arrives = client, at, arrives
+
+    def request(self, *args, **given) -> httpx.Response:
+        self._left -= 1
+        if self._left == 0 and not self._arrives:
+            raise Dying
+        answer = self._client.request(*args, **given)
+        if self._left == 0:
+            raise Dying
+        return answer
+
+
+@pytest.mark.parametrize(("arrives", "calls"), [(False, (2, 4, 7)), (True, (4, 7, 9))])
+def test_a_site_killed_at_any_call_goes_on_and_the_global_model_is_bitwise_the_same(
+    tmp_path, arrives, calls
+):
+    def run(folder, at):
+        one = actor(folder)
+        client = http(one)
+        others = [at_work(folder, name, centre(client), seed=k) for k, name in enumerate(NAMES[:2])]
+        mine = at_work(folder, "c", centre(Cut(client, at, arrives=arrives)), seed=2)
+        died = False
+        for _ in range(100):
+            for other in others:
+                other.advance()
+            try:
+                what = mine.advance()
+            except Dying:
+                died = True
+                mine = at_work(folder, "c", centre(client), seed=2)
+                what = "died"
+            if what == "done":
+                return one._aggregator.shared(), one._aggregator.version, died
+        raise AssertionError(mine.slot)
+
+    wanted, version, _ = run(tmp_path / "plain", 10**9)
+    for at in calls:
+        found, at_version, died = run(tmp_path / str(at), at)
+        assert died
+        assert at_version == version
+        assert (found == wanted).all()
+
+
+def test_a_site_of_another_network_is_told_so_and_stops(tmp_path):
+    one = actor(tmp_path)
+    work = at_work(tmp_path, "a", centre(http(one)))
+    one._aggregator.schema_hash = "0" * 64
+    with pytest.raises(StateError, match="the same metrics, roles and"):
+        work.advance()
+
+
+def test_many_sites_of_a_process_hold_one_vector(tmp_path):
+    one = actor(tmp_path)
+    wire, models = Wire(http(one)), {}
+    works = [at_work(tmp_path, f"dc.{n}", centre(wire), models=models) for n in range(5)]
+    for work in works:
+        assert work.advance() == "took"
+    assert all(work.site.base is works[0].site.base for work in works)
+    assert sum("/global/" in str(request.url) for request in wire.sent) == 1
+
+
+def test_a_site_without_windows_skips_its_slots_and_is_done(tmp_path):
+    one = actor(tmp_path)
+    work = at_work(tmp_path, "a", centre(http(one)), source=Windows(empty=True))
+    assert [work.advance() for _ in range(4)] == ["took", "skipped", "skipped", "done"]
+    assert work.updates == 0
+
+
+def test_a_curve_has_both_ways_by_version_and_goes_on_after_a_restart(tmp_path):
+    one, client = actor(tmp_path), None
+    client = http(one)
+
+    def curve() -> Curve:
+        holdout = Windows(3).holdout(as_of=AS_OF + 5000, hours=8, every=3)
+        return Curve(tmp_path / "a.jsonl", plain_site("a"), START, lambda: holdout)
+
+    others = [at_work(tmp_path, name, centre(client), seed=1) for name in NAMES[1:]]
+    mine = at_work(tmp_path, "a", centre(client), watching=curve())
+    for _ in range(100):
+        for other in others:
+            other.advance()
+        if mine.advance() == "done":
+            break
+        mine = at_work(tmp_path, "a", centre(client), watching=curve())
+    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [line["version"] for line in lines][:2] == [0, 1]
+    assert lines[0]["global"] == pytest.approx(lines[0]["alone"])
+    assert lines[-1]["alone"] < lines[0]["alone"]
+    assert lines[-1]["global"] < lines[0]["global"]
+    assert all(
+        np.isfinite([line[k] for k in ("global", "personal", "alone")]).all() for line in lines
+    )

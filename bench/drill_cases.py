@@ -35,7 +35,7 @@ def subtly_worse(scene: Scene) -> Outcome:
 
 def one_role(scene: Scene) -> Outcome:
     """An update that is better for all roles but one, which it ruins."""
-    return _refused(scene, f"ruins one role ({ROLE})", Order("role", role=ROLE))
+    return _refused(scene, f"ruins one role ({ROLE})", Order("role", role=ROLE), about=ROLE)
 
 
 def corrupted(scene: Scene) -> Outcome:
@@ -97,7 +97,7 @@ def bad_live(scene: Scene) -> Outcome:
     return scene.outcome(
         "fine on the hold-out, bad live",
         since,
-        caught=reason_of(found),
+        caught=reason_of(found, about=ROLE),
         steps=found["slot"] - back,
         detected=found["kind"] == "rollout" and scene.champion == since.champion,
         bad=version,
@@ -194,14 +194,14 @@ def since_friday(scene: Scene, slots: int) -> Outcome:
     )
 
 
-def _refused(scene: Scene, case: str, order: Order) -> Outcome:
+def _refused(scene: Scene, case: str, order: Order, *, about: str = "") -> Outcome:
     since = scene.mark()
     scene.order(order)
     found = scene.verdict(since)
     return scene.outcome(
         case,
         since,
-        caught=reason_of(found),
+        caught=reason_of(found, about=about),
         steps=found["slot"] - _asked(found),
         detected=found["kind"] == "reject" and scene.champion == since.champion,
         bad=found["detail"].get("version"),

@@ -85,11 +85,10 @@ class Scene:
         self, wanted: Callable[[Record], bool], since: Mark, *, at_most: int, what: str
     ) -> Record:
         """Let time pass until such a record; raises FleetcastError when there is none in time."""
-        for slot in self.advance(at_most):
+        for _ in self.advance(at_most):
             found = next((one for one in self.records(since) if wanted(one)), None)
             if found is not None:
                 return found
-            assert slot is not None
         raise FleetcastError(f"{what}: not in {at_most} slots after slot {since.slot}")
 
     def verdict(self, since: Mark) -> Record:
@@ -228,11 +227,11 @@ class Scene:
         return found
 
 
-def reason_of(record: Record) -> str:
-    """Who decided a record, and the first reason."""
+def reason_of(record: Record, *, about: str = "") -> str:
+    """Who decided a record, and the first of its reasons that says something about it."""
     detail = record["detail"]
     reasons: Sequence[str] = detail.get("reasons") or [detail.get("reason", "")]
-    return f"{record['who']}: {reasons[0]}"
+    return f"{record['who']}: {next((one for one in reasons if about in one), reasons[0])}"
 
 
 def _names(replay: Replay) -> set[str]:

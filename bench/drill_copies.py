@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ _MOST = 1000
 def crashes(scene: Scene) -> Outcome:
     """A promotion on a copy of the live registry dies between every two file operations."""
     since = scene.mark()
-    backup = _backed_up(scene.client, f"crash-{scene.slot}")
+    backup = Path(_backed_up(scene.client, f"crash-{scene.slot}")["folder"])
     points = wrong = 0
     with tempfile.TemporaryDirectory(prefix="fc-crash-") as folder:
         copy = Path(folder) / "copy"
@@ -64,9 +64,9 @@ class Kept:
 
 def keep(scene: Scene) -> Kept:
     """A backup of the fleet, and its forecasts as of the backup's slot."""
-    as_of = scene.time_of(scene.slot + 1)
-    told, champion = forecasts(scene.client, as_of), scene.champion
-    return Kept(_backed_up(scene.client, f"last-{scene.slot}"), as_of, told, champion)
+    told = _backed_up(scene.client, f"last-{scene.slot}")
+    as_of = scene.time_of(told["slot"] + 1)
+    return Kept(Path(told["folder"]), as_of, forecasts(scene.client, as_of), scene.champion)
 
 
 def restored(config: Config, kept: Kept) -> Outcome:
@@ -107,8 +107,9 @@ def forecasts(client: Client, as_of: str) -> list[Any]:
     return sorted(told, key=lambda one: (one["server"], one["metric"]))
 
 
-def _backed_up(client: Client, name: str) -> Path:
-    return Path(client.post("/api/v1/backups", {"name": name})["folder"])
+def _backed_up(client: Client, name: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = client.post("/api/v1/backups", {"name": name})
+    return found
 
 
 def _only_registry(copy: Path, into: Path, config: Config) -> Path:

@@ -33,7 +33,7 @@ _HALVINGS = 6
 _TIMES = 6.0
 """What a label is multiplied with where learning is to go wrong."""
 _HASTY = Recipe(learning_rate=1e-2, epochs=4, batch_size=32, gradient_clip=1.0)
-_THOROUGH = replace(_HASTY, epochs=80)
+_THOROUGH = replace(_HASTY, epochs=60)
 """Long enough that a small network tells one role from the others."""
 
 

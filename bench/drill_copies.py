@@ -75,6 +75,8 @@ def restored(config: Config, kept: Kept) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="fc-state-") as folder:
         there = config.model_copy(update={"state_dir": Path(folder) / "state"})
         manifest = restore(kept.backup, state_dir=there.state_dir, who="drill", now_s=time.time())
+        # This process has had a Ray before, and one process knows one token.
+        shutil.copy(config.state_dir / "ray.token", there.state_dir)
         with Embedded(there, build(there)) as embedded:
             client = Client(embedded.url)
             while not client.computes():

@@ -63,7 +63,7 @@ def main() -> int:
     _show(outcomes)
     servers = servers_of(replay)
     cohort = sum(place_of(name) < _CANARY_SHARE for name in servers) / len(servers)
-    figures = _figures(outcomes, account, cohort, wanted=options.only)
+    figures = figures_of(outcomes, account, cohort, wanted=options.only)
     figures["seconds"] = round(time.monotonic() - began, 1)
     print(json.dumps(figures))
     return 1 if figures["problems"] else 0
@@ -157,7 +157,7 @@ def _show(outcomes: Sequence[Outcome]) -> None:
     Console(stderr=True, width=160).print(table)
 
 
-def _figures(
+def figures_of(
     outcomes: Sequence[Outcome], account: Account, cohort: float, *, wanted: Sequence[str]
 ) -> dict[str, Any]:
     """Flat figures of all cases; what was left out is null."""

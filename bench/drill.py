@@ -21,10 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 from rich.console import Console
 from rich.table import Table
 
-from actors import topology
+from actors import handles, topology
 from actors.embedded import Embedded
 from actors.session import Session
 from bench import drill_cases as cases
@@ -77,7 +78,9 @@ def _live(
     embedded = Embedded(config, build(config))
     try:
         embedded.start_ray()
-        topology.ensure(config, trainer=OrderedTrainer)
+        actors = topology.ensure(config, trainer=OrderedTrainer)
+        # From the first update on: one that began before would be taken for an ordered one.
+        ray.get(actors[handles.TRAINER].order.remote(()))
         embedded.serve()
         client = Client(embedded.url)
         session = Session(client, replay)
@@ -89,7 +92,6 @@ def _live(
         servers, metric = servers_of(replay), replay.schema.targets[0]
         readers = Readers(embedded.url, servers, metric, count=_READERS, pause_s=_PAUSE_S)
         scene = Scene(config, replay, client, readers)
-        scene.order()
         readers.start()
         for name, case in _cases(quick=options.quick):
             if options.only and name not in options.only:

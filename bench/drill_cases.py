@@ -177,22 +177,27 @@ def since_friday(scene: Scene, slots: int) -> Outcome:
     [friday] = scene.records(since, ("promote",))
     scene.maintenance(ROLE, begin, scene.slot + 1)
     scene.pass_by(slots)
-    answered = scene.champion
-    monday = scene.slot
-    scene.change("rollout/rollback", to_time=scene.time_of(friday["slot"]))
+    monday, answered = scene.slot, scene.champion
+    twin = next((one for one in scene.records(since, ("rollback",)) if one["who"] == "twin"), None)
+    if answered != since.champion:  # the anchor, which the twin restores, may be another one
+        scene.change("rollout/rollback", to_time=scene.time_of(friday["slot"]))
     scene.pass_by(1)
     paused = scene.rollout()["paused"] is not None
-    [record] = scene.records(since, ("rollback",))
     scene.change("learning/resume")
     hours = (monday - friday["slot"]) * scene.config.panel.step // 3600
+    told = [f"by hand: rollback to the time {hours} h before"] if answered != since.champion else []
+    told += [] if twin is None else [f"{reason_of(twin)} (slot {twin['slot'] - friday['slot']})"]
     return scene.outcome(
         "bad since Friday, found on Monday",
         since,
-        caught=f"{record['who']}: rollback to before, {hours} h back, in one command",
+        caught="; ".join(told),
         steps=scene.slot - monday,
-        detected=answered == version and scene.champion == since.champion and paused,
+        detected=(answered == version or twin is not None)
+        and scene.champion == since.champion
+        and paused,
         by_hand=True,
         rollback_hours=hours,
+        twin_restored=int(twin is not None),
     )
 
 

@@ -100,7 +100,7 @@ def bad_live(scene: Scene) -> Outcome:
         "fine on the hold-out, bad live",
         since,
         caught=reason_of(found, about=ROLE),
-        steps=found["slot"] - back,
+        steps=found["slot"] - back + 1,
         detected=found["kind"] == "rollout" and scene.champion == since.champion,
         bad=version,
     )

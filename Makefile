@@ -12,12 +12,12 @@ ARGS ?=
 STREAM = $(if $(DATA),--data "$(DATA)") $(if $(TARGETS),--targets "$(TARGETS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check smoke smoke-job chaos bench-model bench-windows bench-buffer bench-serve bench-ledger bench-gate bench-weights bench-drift bench-online bench-ett bench-merge bench-federated demo-federated bench-alerts check-rules check-board clean .venv
+.PHONY: help run test check smoke smoke-job chaos drill bench-model bench-windows bench-buffer bench-serve bench-ledger bench-gate bench-weights bench-drift bench-online bench-ett bench-merge bench-federated demo-federated bench-alerts check-rules check-board clean .venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo '  run and smoke take DATA=file.parquet TARGETS=column,column; run, test, smoke, smoke-job and chaos take ARGS="..."'
+	@echo '  run and smoke take DATA=file.parquet TARGETS=column,column; run, test, smoke, smoke-job, chaos and drill take ARGS="..."'
 
 run: .venv/stamp  ## the demo fleet (or your DATA): train, serve, stream, learn; Ctrl-C stops it
 	@$(BIN)/fleetcast run --config configs/laptop.toml $(STREAM) $(ARGS)
@@ -47,6 +47,9 @@ smoke-job: .venv/stamp  ## Ray's own commands: a head, a training job, two deplo
 
 chaos: .venv/stamp  ## kill -9 over everything under load, on two Ray nodes; JSON result
 	@$(BIN)/python -m bench.chaos $(ARGS)
+
+drill: .venv/stamp  ## bad versions, damaged files, the way back: on a live fleet under load; JSON result
+	@$(BIN)/python -m bench.drill $(ARGS)
 
 bench-model: .venv/stamp  ## the fast network against pytorch-forecasting's, side by side; JSON result
 	@$(BIN)/python -m bench.model $(ARGS)

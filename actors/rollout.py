@@ -152,7 +152,9 @@ class RolloutLine:
             else:
                 await self._registry.back.remote(version, **record)
         except ArtifactError as error:
-            damaged = {**record, "reasons": (f"its files are damaged: {error}",)}
+            # Ray's text of an actor's error holds its traceback; the error itself is its cause.
+            why = getattr(error, "cause", None) or error
+            damaged = {**record, "reasons": (f"its files are damaged: {why}",)}
             await self._registry.back.remote(version, **damaged)
         said = "; ".join(verdict.reasons)
         log.info("version %d, %s: %s: %s", version, flight.stage, verdict.move, said, extra=told)

@@ -59,7 +59,7 @@ class ActorSpec:
         return hashlib.sha256(said.encode()).hexdigest()
 
 
-def specs(config: Config) -> tuple[ActorSpec, ...]:
+def specs(config: Config, *, trainer: type = TrainerActor) -> tuple[ActorSpec, ...]:
     """The actors of one fleet but the controller, which needs their handles."""
     kept = _keeping(config)
     return (
@@ -69,7 +69,7 @@ def specs(config: Config) -> tuple[ActorSpec, ...]:
         # The trainer keeps nothing on disk: it may run wherever its device is.
         ActorSpec(
             handles.TRAINER,
-            TrainerActor,
+            trainer,
             arguments.trainer_actor(config),
             memory_mib=2000,
             options={},
@@ -87,8 +87,12 @@ def _federated(config: Config, kept: Mapping[str, Any]) -> tuple[ActorSpec, ...]
     return (ActorSpec(handles.AGGREGATOR, FederationActor, given, 0.1, 600, kept),)
 
 
-def ensure(config: Config, *, who: str = "bootstrap") -> dict[str, Any]:
+def ensure(
+    config: Config, *, who: str = "bootstrap", trainer: type = TrainerActor
+) -> dict[str, Any]:
     """Make every actor of the fleet exist and answer; their handles by role.
+
+    `trainer` is what a trainer that is not there yet is made of.
 
     An actor that runs with another configuration or code is closed, which makes its state durable,
     and made anew from it; the controller, which holds the others' handles, ends first and starts
@@ -97,7 +101,7 @@ def ensure(config: Config, *, who: str = "bootstrap") -> dict[str, Any]:
     the cause when an actor cannot start.
     """
     code = _code()
-    planned = specs(config)
+    planned = specs(config, trainer=trainer)
     running = {role: _running(config, role) for role in (*handles.ROLES, handles.AGGREGATOR)}
     wanted = {spec.role: spec.digest(code) for spec in planned}
     # One that is not there counts too: whoever holds handles to the one before must let go of them.

@@ -29,6 +29,8 @@ class Account:
     series: int = 0
     fallback: int = 0
     versions: Counter[int] = field(default_factory=Counter)
+    answered: dict[int, set[str]] = field(default_factory=dict)
+    """version -> the servers in whose answers it had a share."""
     first_seen: dict[int, float] = field(default_factory=dict)
     spans: list[tuple[float, float]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -200,5 +202,8 @@ class Readers:
             for member in series["members"]:
                 if member["version"] is not None:
                     self.account.versions[member["version"]] += 1
+                    if member["weight"] > 0:
+                        answered = self.account.answered.setdefault(member["version"], set())
+                        answered.add(series["server"])
                     self.account.first_seen.setdefault(member["version"], moment)
         return None

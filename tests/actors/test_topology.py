@@ -10,6 +10,7 @@ import pytest
 import ray
 
 from actors import handles, topology
+from actors.trainer import TrainerActor
 from forecast.audit import AuditLog
 from forecast.errors import StateError
 from tests.actors.scenario import small_config, small_replay
@@ -52,6 +53,17 @@ def test_a_change_of_how_updates_learn_concerns_the_trainer_only(tmp_path, monke
         for s in topology.specs(fleet(tmp_path, "a", online_learning_rate=5e-4))
     }
     assert [role for role in before if before[role] != after[role]] == [handles.TRAINER]
+
+
+def test_a_trainer_of_another_class_stays_when_the_fleet_is_deployed(tmp_path, monkeypatch):
+    class Other(TrainerActor):
+        pass
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    config = fleet(tmp_path, "a")
+    usual, other = topology.specs(config), topology.specs(config, trainer=Other)
+    assert [one.actor for one in other if one.role == handles.TRAINER] == [Other]
+    assert [one.digest("code") for one in other] == [one.digest("code") for one in usual]
 
 
 def test_other_code_concerns_everybody(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from tests.forecast.crash_disk import Crash, CrashDisk, QuickDisk
 from train.federated.state import save
 from train.federated.update import Verdict
 
+HEAD = {"fleet": "f", "panel": "p", "step_seconds": 300}
 SITES = ("a", "b", "c")
 
 
@@ -202,7 +203,7 @@ async def test_its_numbers_are_in_the_metrics_by_verdict_and_outcome(tmp_path):
     for site in SITES:
         await one.send(*update(site, 0, 0))
     await one.send(*update("a", 0, 0))
-    tree = telemetry.tree_of({"fleet": "f", "panel": "p"}, {"federated": await one.numbers()})
+    tree = telemetry.tree_of(HEAD, {"federated": await one.numbers()})
     text = telemetry.exposition(tree)
     own = 'fleet="f",panel="p"'
     assert f'fleetcast_federated_updates_total{{{own},verdict="duplicate"}} 1.0' in text

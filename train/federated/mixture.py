@@ -121,7 +121,8 @@ class Mixture:
         shares = self._weights.of(self._members, servers)
         faded = self._first ** (_FADES_IN / (_FADES_IN + self._matured))
         held = shares * faded[:, None, None, None].astype(np.float32)
-        return held / held.sum(axis=1, keepdims=True)
+        whole: Float32Array = held / held.sum(axis=1, keepdims=True)
+        return whole
 
     def pack(self) -> bytes:
         """What is known, as bytes for the site's own disk: weights, and what still waits."""

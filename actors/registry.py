@@ -232,7 +232,7 @@ class RegistryActor(OnRecord, Copied):
 
     def _count(self) -> dict[str, Any]:
         log = self._audit
-        passed = log.records(kinds=("promote", "accept"), newest_first=True)
+        passed = (one for one in self._registry.verdicts() if one.kind != "reject")
         accepted = next(passed, None)
         return counted(
             self._registry.updates(limit=RECENT),

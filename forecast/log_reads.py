@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from forecast.audit import AuditLog
+from forecast.audit import AuditLog, AuditRecord
 from forecast.errors import RegistryError, UnknownVersion
-from forecast.verdicts import VERDICTS, UpdateRecord
+from forecast.verdicts import VERDICTS, UpdateRecord, by_hand
 from forecast.versions import RegistryState
 
 
@@ -35,10 +36,16 @@ class LogReads:
 
     def updates(self, *, limit: int = 100, since_slot: int | None = None) -> list[UpdateRecord]:
         """The gate's verdicts of slot `since_slot` or later, newest first."""
-        records = self._audit.records(
-            since_slot=since_slot, kinds=tuple(VERDICTS), newest_first=True
-        )
+        records = self.verdicts(since_slot=since_slot)
         return [UpdateRecord.of(record) for record in islice(records, limit)]
+
+    def verdicts(self, *, since_slot: int | None = None) -> Iterator[AuditRecord]:
+        """Their records. Promotions by a rollout's end or by a person are none."""
+        kinds, log = tuple(VERDICTS), self._audit
+        for record in log.records(since_slot=since_slot, kinds=kinds, newest_first=True):
+            arrived = record.kind == "promote" and f"accept:{record.detail['update_id']}" in log
+            if not arrived and not by_hand(record):
+                yield record
 
     def verdict(self, update_id: str) -> UpdateRecord | None:
         """The verdict on one update, if it has one: an update is judged once."""

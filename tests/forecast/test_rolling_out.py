@@ -56,9 +56,18 @@ def test_an_accepted_version_goes_from_shadow_to_canary_to_champion(registry, tm
     assert (state.champion, state.rollout.table, state.rollout.flight) == (2, None, None)
     assert "challenger" not in state.aliases
     assert registry.arrive(version, slot=30, **LIVE) == state
-    assert [one.verdict for one in registry.updates()] == ["promoted", "accepted", "promoted"]
-    assert registry.verdict("u2").verdict == "promoted"
     assert open_registry(tmp_path).state() == state
+
+
+def test_an_update_is_judged_once_whatever_promotes_it_later(registry):
+    version = accept(registry, 2, slot=10)
+    registry.arrive(version, slot=30, **LIVE)
+    registry.rollback(slot=40, who="ann", reason="bad")
+    steer(registry, "promote", version)
+    told = [(one.verdict, one.slot, one.report) for one in registry.updates()]
+    assert told == [("accepted", 10, REPORT), ("promoted", 1, {})]  # and the base
+    assert (registry.verdict("u2").verdict, registry.verdict("u2").report) == ("accepted", REPORT)
+    assert registry.verdict("b") is None  # its key is its slot: a training by hand
 
 
 def test_one_that_goes_back_leaves_no_trace_but_its_records_and_what_waits_begins(

@@ -17,7 +17,7 @@ from forecast.backup import ARTIFACTS, STATE, files_below
 from forecast.errors import ArtifactError
 from forecast.evidence_files import EvidenceFiles
 from forecast.health import RECENT, counted
-from forecast.log_reads import Change
+from forecast.log_reads import Change, canary_taken_back
 from forecast.registry import Registry, RegistryState, Servable, UpdateRecord
 from forecast.rolling_out import Action
 from forecast.storage import HANDOVER_S, OwnerLock
@@ -51,6 +51,9 @@ class RegistryActor(OnRecord, Copied):
         self._registry = Registry(audit=self._audit, lock=self._lock, **settings)
         self._artifacts = settings["storage"] / settings["panel"]
         self._changed = asyncio.Condition()
+        self._backs: list[int] = []
+        """Slots at which rollouts took a canary back, up to the record number `_read`."""
+        self._read = 0
         self._verdicts = self._count()
         state = self._registry.state()
         log.info(
@@ -234,10 +237,13 @@ class RegistryActor(OnRecord, Copied):
         log = self._audit
         passed = (one for one in self._registry.verdicts() if one.kind != "reject")
         accepted = next(passed, None)
+        found = log.records(since=self._read, kinds=("rollout",))
+        self._backs += [record.slot for record in found if canary_taken_back(record)]
+        self._read = len(log)
         return counted(
             self._registry.updates(limit=RECENT),
             counts={verdict: log.count(kind) for kind, verdict in VERDICTS.items()},
             accepted=None if accepted is None else accepted.slot,
-            rollbacks=log.slots("rollback"),
+            rollbacks=[*log.slots("rollback"), *self._backs],
             drifts=log.count("drift"),
         )

@@ -28,6 +28,12 @@ class Change:
     champion: int | None
 
 
+def canary_taken_back(record: AuditRecord) -> bool:
+    """Whether a rollout took a version back that answered for its canary cohort."""
+    told = record.detail
+    return (record.kind, told.get("action"), told.get("stage")) == ("rollout", "back", "canary")
+
+
 class LogReads:
     """The part of a registry that looks back; see `forecast.registry.Registry`."""
 
@@ -61,7 +67,7 @@ class LogReads:
             if record.state["revision"] <= since_revision:
                 break
             kind, told = record.kind, record.detail
-            if (kind, told.get("action"), told.get("stage")) == ("rollout", "back", "canary"):
+            if canary_taken_back(record):
                 kind, told = "rollback", {"reason": "; ".join(told["reasons"])}
             if kind in ("rollback", "pause", "resume"):
                 reason, state = str(told["reason"]), record.state

@@ -115,3 +115,21 @@ async def test_what_was_decided_stays_on_record_after_the_version_arrived_or_was
     assert told["last_update"]["gain"] == 0.1
     assert [slot for slot, _, _ in told["history"]["verdicts"]] == [5, 1]
     await actor.close()
+
+
+async def test_what_a_rollout_took_back_from_its_canary_counts_as_a_rollback_after_a_restart_too(
+    tmp_path,
+):
+    config, actor = opened(tmp_path)
+    await rolled_out(actor, config.panel.schema_of().fingerprint())
+    await actor.advance(2, slot=7, **LIVE)
+    assert (await actor.summary())["rollbacks"] == 0
+    await actor.back(2, slot=9, **LIVE)
+    await actor.note("drift", slot=10, detail={})
+    await actor.pause(reason="audit", who="ann", slot=11)
+    for _ in range(2):
+        told = await actor.summary()
+        assert (told["rollbacks"], told["history"]["rollbacks"]) == (1, [9])
+        await actor.close()
+        _, actor = opened(tmp_path)
+    await actor.close()

@@ -234,23 +234,28 @@ class Safety:
         await asyncio.to_thread(tracker.close, slot, roles)
 
     async def _restore(self, gain: Gain, registry: RegistryState, slot: int) -> None:
-        """Let the anchor serve again, or where it serves already the base."""
-        champion, base = registry.champion, registry.aliases.get("base")
-        to = registry.anchor if registry.anchor != champion else base
-        hours = self._settings.twin_hours
+        """Let the anchor serve again; the base where it serves already, or is damaged."""
+        hours, base = self._settings.twin_hours, registry.aliases.get("base")
+        anchor = registry.anchor if registry.anchor != registry.champion else base
         reason = (
             f"for {hours} h the champion erred {-gain.ratio:.1%} more than the base, "
             f"{-gain.upper:.1%} at least"
         )
-        record = {"slot": slot, "who": "twin", "reason": reason}
-        try:
-            after = await self._registry.rollback.remote(
-                to, **record, pause=True, key=f"twin-{slot}"
-            )
-            text = f"version {after.champion} is restored and promotion is paused: {reason}"
-        except (RegistryError, ArtifactError) as error:
-            text = f"version {to} cannot be restored ({error}), promotion is paused: {reason}"
-            await self._registry.pause.remote(**record, key=f"twin-{slot}")
+        record = {"slot": slot, "who": "twin", "reason": reason, "key": f"twin-{slot}"}
+        failed = []
+        # With one key: done again, it stays with the version that it was.
+        for to in dict.fromkeys((anchor, base)):
+            try:
+                after = await self._registry.rollback.remote(to, **record, pause=True)
+            except (RegistryError, ArtifactError) as error:
+                failed.append(f"version {to} cannot be restored ({error})")
+                log.error("%s", failed[-1], extra={"slot": slot})
+            else:
+                text = f"version {after.champion} is restored and promotion is paused: {reason}"
+                break
+        else:
+            await self._registry.pause.remote(**record)
+            text = f"{', '.join(failed)}, promotion is paused: {reason}"
         self._restores, self.restored = self._restores + 1, True
         log.error("%s", text, extra={"slot": slot})
         self._tell("twin_restored", slot, text)

@@ -154,6 +154,34 @@ async def test_where_the_anchor_serves_already_the_base_is_restored(tmp_path):
     assert scene.registry.state().champion == 1
 
 
+@pytest.mark.parametrize(
+    ("damaged", "champion", "said"),
+    [
+        ((2,), 1, "version 1 is restored and promotion is paused"),
+        ((2, 1), 3, "version 1 cannot be restored"),
+    ],
+)
+async def test_where_the_anchor_is_damaged_the_base_is_restored_and_without_it_only_paused(
+    tmp_path, damaged, champion, said
+):
+    scene = _Scene(tmp_path)
+    for version in damaged:
+        for path in scene.actor._artifacts.glob(f"{version:06d}/weights*"):
+            path.write_bytes(b"damaged")
+    await scene.to(3 * DAY - 2)
+    for _ in range(2):  # cut short, and done again by another process
+        await scene.step(3 * DAY - 1, commit=False)
+        scene.start()
+    before = scene.registry.state()
+    await scene.to(3 * DAY)
+    assert scene.registry.state() == before
+    assert (before.champion, before.paused.who) == (champion, "twin")
+    assert scene.told()[:1] == ["twin_restored"]
+    assert said in scene.outbox.waiting[0].text
+    kinds = [record.kind for record in scene.registry._audit.records(since=6)]
+    assert kinds == ["rollback" if champion == 1 else "pause"]
+
+
 async def test_a_gain_restores_nothing_and_neither_does_harm_where_it_is_only_told(tmp_path):
     for name, changes in (("better", {"share": BETTER}), ("told", {"twin_hours": 0})):
         (tmp_path / name).mkdir()

@@ -208,6 +208,27 @@ async def test_a_step_cut_short_after_the_restore_is_done_again_with_the_same_re
     assert cut.state.breaker.failures == (3 * DAY,)  # the rollback counts, in the step after it
 
 
+async def test_a_restore_in_a_step_that_fails_later_is_told_when_it_is_done_again(tmp_path):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "failed").mkdir()
+    whole, failed = _Scene(tmp_path / "whole"), _Scene(tmp_path / "failed")
+    await whole.to(3 * DAY + 5)
+    await failed.to(3 * DAY - 2)
+    for _ in range(2):  # the rest of the step raises: nothing is saved
+        slot = failed.ledger.through = 3 * DAY - 1
+        state = replace(failed.state, slot=slot)
+        await failed.safety.step(failed.ledger.report(slot), state, failed.state)
+        assert failed.safety.restored
+    await failed.to(3 * DAY + 5)
+    assert failed.outbox.waiting == whole.outbox.waiting
+    assert failed.told() == ["twin_restored"]
+    assert failed.safety.told(failed.state)["twin_restores"] == 1
+    assert (failed.state, failed.registry.state()) == (whole.state, whole.registry.state())
+    kept = [one.file.part("twin", one.state.twin_slot) for one in (failed, whole)]
+    assert kept[0] is not None
+    assert kept[0] == kept[1]
+
+
 async def test_a_step_that_failed_and_is_done_again_in_the_same_process_counts_once(tmp_path):
     (tmp_path / "once").mkdir()
     (tmp_path / "twice").mkdir()

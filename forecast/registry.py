@@ -232,10 +232,11 @@ class Registry(ByHand, RollingOut, LogReads):
         """
         key = f"rollback:{key or f'{slot}:{to}'}"
         if self._done(key) is None:
-            state = self._state.rolled_back(to, slot=slot)
-            if pause:
+            state = self._state
+            if pause:  # first, so that what waited does not begin to answer by it
                 held = Pause(who, f"rollback: {reason}", slot)
                 state = replace(state, paused=held.over(state.paused))
+            state = state.rolled_back(to, slot=slot)
             self.load(state.aliases["champion"])
             replaces = self._state.champion
             detail = {"version": state.champion, "replaces": replaces, "reason": reason}

@@ -192,7 +192,12 @@ class RegistryState:
         return state.rolled(rollout.moved(to, slot=slot), slot=slot)
 
     def rolled(self, rollout: Rollouts, *, slot: int) -> RegistryState:
-        """With this rolled out; an accepted version that is not on its way any more is refused."""
+        """With this rolled out; an accepted version that is not on its way any more is refused.
+
+        While promotion is paused, what begins its way answers nobody yet.
+        """
+        if self.paused is not None:
+            rollout = rollout.held(self.rollout)
         left = self.rollout.accepted - rollout.versions
         versions = tuple(
             replace(each, status="rejected", decided_slot=slot)

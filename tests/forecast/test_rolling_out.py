@@ -135,6 +135,30 @@ def test_while_promotion_is_paused_nothing_begins_and_nothing_arrives(registry):
     assert registry.back(version, slot=21, **LIVE).rollout.flight is None  # the way back is open
 
 
+@pytest.mark.parametrize("way_back", ["back", "rollback"])
+def test_what_waited_answers_nobody_while_promotion_is_paused(registry, way_back):
+    first = accept(registry, 2, slot=10, stage="canary")
+    waits = accept(registry, 3, slot=11, stage="canary")
+    assert registry.state().rollout.table == Table.canary(1, first, 0.05)
+    if way_back == "back":
+        registry.pause(reason="audit", who="ann", slot=12)
+        state = registry.back(first, slot=13, **LIVE)
+    else:
+        state = registry.rollback(slot=13, who="ann", reason="bad", pause=True)
+    flight = state.rollout.flight
+    assert (flight.version, flight.stage, flight.since) == (waits, "shadow", 13)
+    assert (state.rollout.table, state.paused.who) == (None, "ann")
+    registry.resume(reason="fine", who="ann", slot=14)
+    state = registry.advance(waits, slot=15, **LIVE)
+    assert state.rollout.table == Table.canary(1, waits, 0.05)
+
+
+def test_what_waited_begins_with_its_canary_while_nothing_is_paused(registry):
+    first = accept(registry, 2, slot=10, stage="canary")
+    waits = accept(registry, 3, slot=11, stage="canary")
+    assert registry.back(first, slot=13, **LIVE).rollout.table == Table.canary(1, waits, 0.05)
+
+
 def test_what_was_seen_must_stand_unless_the_request_was_done_before(registry):
     add(registry, "u2", slot=5)
     seen = tag_of(registry.state())

@@ -111,9 +111,8 @@ class RegistryActor(OnRecord, Copied):
     ) -> RegistryState:
         """Move the champion back, if what was seen still stands; `dry_run` only tells."""
         self._registry.expect(expected, f"rollback:{record['key']}")
-        if dry_run:
-            return self._registry.state().rolled_back(to, slot=record["slot"])
-        return await self._tell(self._registry.rollback(to, **record))
+        state = self._registry.rollback(to, **record, dry_run=dry_run)
+        return state if dry_run else await self._tell(state)
 
     async def pause(self, **record: Any) -> RegistryState:
         """Hold promotion back, or all learning; see `Registry.pause`."""

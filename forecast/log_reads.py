@@ -61,7 +61,8 @@ class LogReads:
     def changes(self, since_revision: int) -> list[Change]:
         """Rollbacks, pauses and resumes after a revision, the oldest first."""
         found = []
-        for record in self._audit.records(newest_first=True):
+        kinds = ("rollout", "rollback", "pause", "resume")
+        for record in self._audit.records(kinds=kinds, newest_first=True):
             if record.state is None:
                 continue
             if record.state["revision"] <= since_revision:

@@ -131,6 +131,20 @@ def test_a_way_back_to_a_withdrawn_version_never_withdraws_the_base(tmp_path):
     assert (state.line, state.aliases["previous"], state.info(1).status) == ((1, 2), 1, "promoted")
 
 
+def test_a_dry_run_of_a_rollback_tells_what_a_rollback_would(tmp_path):
+    registry = open_registry(tmp_path, keep=9)
+    add(registry, "b", slot=1, kind="base")
+    add(registry, "u2", slot=2)
+    before, told = registry.state(), {"slot": 3, "who": "ann", "reason": "bad", "key": "r1"}
+    dry = registry.rollback(pause=True, dry_run=True, **told)
+    assert (dry.champion, dry.paused.who, registry.state()) == (1, "ann", before)
+    damage(tmp_path, 1)
+    for dry_run in (True, False):
+        with pytest.raises(ArtifactError, match="weights"):
+            registry.rollback(dry_run=dry_run, **told)
+    assert registry.state() == before
+
+
 def test_a_rollback_is_audited_with_its_reason(tmp_path):
     registry = open_registry(tmp_path)
     add(registry, "u1", slot=1)

@@ -196,6 +196,13 @@ def test_what_the_gate_or_the_rollout_refused_is_a_conflict_with_the_report(regi
     registry.back(bad, slot=12, **LIVE)
     with pytest.raises(Conflict, match="refused: better live"):
         steer(registry, "promote", bad)
+    flies, superseded = (accept(registry, number, slot=12) for number in (5, 6))
+    accept(registry, 7, slot=13)
+    registry.advance(flies, slot=14, **LIVE)
+    steer(registry, "retire", flies, key="retire")
+    for version in (flies, superseded):
+        with pytest.raises(Conflict, match="passed the gate, and was superseded or dropped"):
+            steer(registry, "promote", version)
     unjudged = registry.register(artifact("u4"), update_id="u4", slot=13)
     with pytest.raises(Conflict, match="not judged"):
         steer(registry, "promote", unjudged)

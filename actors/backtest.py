@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
@@ -190,13 +189,13 @@ async def play(
             for request_id, block in _blocks(config, replay, end, chunk_slots):
                 await fleet.append(request_id, block)
             updates = await fleet.registry.updates.remote(1_000_000)
+            counts = await fleet.registry.summary.remote()
         finally:
             await fleet.close()
-    verdicts = Counter(f"{update.verdict}" for update in updates)
     return {
         "streamed_slots": end - replay.start_slot,
-        "promoted": verdicts["promoted"],
-        "rejected": verdicts["rejected"],
+        "promoted": counts["promoted"],
+        "rejected": counts["rejected"],
         "updates": [
             {
                 "update_id": update.update_id,

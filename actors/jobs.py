@@ -76,7 +76,7 @@ def train(
     registry = Caller(topology.ensure_registry(config))
     given = arguments.with_workers(arguments.trainer(config), config)
     history: History = _running(config) if chosen is None else history_of(config, chosen)
-    version, promoted, report = train_and_judge(
+    version, verdict, report = train_and_judge(
         registry,
         history,
         # It judges in this process, which has no GPU of its own; the workers take what is asked.
@@ -88,7 +88,8 @@ def train(
     )
     return {
         "version": version,
-        "promoted": promoted,
+        "promoted": verdict == "promoted",
+        "verdict": verdict,
         "reasons": list(report["reasons"]),
         "kind": kind,
         "slot": report["asked_slot"],

@@ -25,7 +25,7 @@ from forecast.members import Members
 from forecast.versions import RegistryState
 from train.breaker import Outcome, fault_of
 from train.evidence import decided_from, pack
-from train.gate import Decision, decide
+from train.gate import decide
 from train.jobs import BaseJob, Result, UpdateJob
 
 log = logging.getLogger("fleetcast.controller")
@@ -206,18 +206,6 @@ class Learning(Drawing):
         champion = self._registry.load.remote(pending.parent)
         return await self._trainer.update.remote(update, champion, windows)
 
-    def _way(self, pending: Pending, decision: Decision) -> dict[str, Any] | None:
-        """How an accepted version goes to everyone; None: at once.
-
-        So it does where no champion answers that it could be compared with.
-        """
-        rules, serves = self._settings.rollout, decision.report["champion"]
-        if rules is None or serves is None or not serves["finite"]:
-            return None
-        fast = pending.drift is not None
-        stage = rules.first(fast=fast)
-        return {"stage": stage, "canary_share": rules.canary_share, "fast": fast}
-
     async def _start(self, champion: int | None) -> Artifact | None:
         """What a retrain begins from; None for nothing."""
         if self._settings.retrain_start == "scratch":
@@ -302,7 +290,8 @@ class Learning(Drawing):
         verdict, said = self._registry.reject, "rejected"
         if decision.promote:
             verdict, said = self._registry.promote, "promoted"
-            if (way := self._way(pending, decision)) is not None:
+            way = self._settings.way(report["champion"], fast=pending.drift is not None)
+            if way is not None:
                 verdict, said = self._registry.accept, "accepted"
                 record |= way
         await verdict.remote(version, who="gate", report=report, anchor=becomes, **record)

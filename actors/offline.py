@@ -22,6 +22,7 @@ from forecast.errors import ArtifactError, DataError, RegistryError
 from forecast.evidence_files import EvidenceFiles
 from forecast.registry import Registry
 from forecast.storage import OwnerLock
+from forecast.verdicts import Judged
 from forecast.windows import RawWindows
 from train.buffer import Buffer, BufferStatus
 from train.evidence import decided_from, pack
@@ -73,7 +74,7 @@ def train_base(
         here = {**arguments.trainer(config), "workers": None, "bar": progress == "bar"}
         settings, trainer = arguments.settings(config), make_trainer(**here)
         history = history_of(config, replay)
-        version, promoted, report = train_and_judge(
+        version, verdict, report = train_and_judge(
             registry,
             history,
             trainer,
@@ -82,7 +83,7 @@ def train_base(
             who="fleetcast train",
             keep=EvidenceFiles(**arguments.evidence(config)).keep,
         )
-        return version if promoted else None, report
+        return None if verdict == "rejected" else version, {**report, "verdict": verdict}
 
 
 def train_and_judge(
@@ -94,12 +95,12 @@ def train_and_judge(
     kind: Literal["base", "retrain"],
     who: str,
     keep: Keep,
-) -> tuple[int, bool, dict[str, Any]]:
+) -> tuple[int, Judged, dict[str, Any]]:
     """A model from nothing on what the history knows, against the champion where there is one.
 
-    Returns its version, whether it was promoted, and the report; `keep` takes what the gate decided
-    from. A `base` learns from the whole
-    history, a `retrain` from its last `lookback_hours`, beginning as the settings say. Raises
+    Returns its version, the verdict and the report; `keep` takes what the gate decided from. What
+    passes goes the way that the settings say, as one of the fleet's own does. A `base` learns from
+    the whole history, a `retrain` from its last `lookback_hours`, beginning as they say. Raises
     RegistryError when the champion, the one before the training or the one after it, and the model
     cannot be compared on windows that neither has seen, TrainingError when there is too little
     history.
@@ -158,8 +159,16 @@ def train_and_judge(
         "parent": parent,
     }
     version = registry.register(result.artifact, update_id=update_id, slot=closed)
-    verdict = registry.promote if decision.promote else registry.reject
-    verdict(
+    way = settings.way(report["champion"], fast=False) if decision.promote else None
+    said: Judged = "rejected"
+    if decision.promote:
+        said = "promoted" if way is None else "accepted"
+    verdicts = {
+        "promoted": registry.promote,
+        "accepted": registry.accept,
+        "rejected": registry.reject,
+    }
+    verdicts[said](
         version,
         slot=closed,
         reasons=decision.reasons,
@@ -167,8 +176,9 @@ def train_and_judge(
         update_id=update_id,
         report=report,
         anchor=decision.anchor_of(champion=champion, challenger=version),
+        **(way or {}),
     )
-    return version, decision.promote, report
+    return version, said, report
 
 
 def _closed(history: History) -> int:

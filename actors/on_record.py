@@ -13,7 +13,6 @@ from forecast.errors import UnknownUpdate
 from forecast.evidence_files import EvidenceFiles
 from forecast.registry import Registry
 from forecast.storage import OwnerLock
-from forecast.verdicts import VERDICTS
 from train.evidence import evidence_of
 
 
@@ -68,7 +67,7 @@ class OnRecord:
         """The record of a verdict: by its key, or, of a training by hand, the newest that fits."""
         if (known := self._registry.verdict(update_id)) is not None:
             return self._audit.record(known.sequence)
-        verdicts = self._audit.records(kinds=tuple(VERDICTS), newest_first=True)
+        verdicts = self._registry.verdicts()
         return next((one for one in verdicts if one.detail["update_id"] == update_id), None)
 
     async def configured(self, config: Mapping[str, Any], who: str) -> None:

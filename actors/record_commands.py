@@ -161,7 +161,10 @@ def _kept(state_dir: Path, panel: str, update_id: str) -> tuple[str, dict[str, A
 
     found = None
     for record in Chain(_audit_dir(state_dir, panel)):
-        if record.detail.get("update_id") == update_id and "report" in record.detail:
+        if record.detail.get("update_id") != update_id or "report" not in record.detail:
+            continue
+        # The end of its rollout, or a person, promoted it later, from no evidence.
+        if found is None or "decided_from" in record.detail["report"]:
             found = record
     if found is None:
         raise AuditError(f"no verdict on {update_id!r} is on record")

@@ -17,7 +17,7 @@ from forecast.backup import ARTIFACTS, STATE, files_below
 from forecast.errors import ArtifactError
 from forecast.evidence_files import EvidenceFiles
 from forecast.health import RECENT, counted
-from forecast.log_reads import Change
+from forecast.log_reads import Change, canary_taken_back
 from forecast.registry import Registry, RegistryState, Servable, UpdateRecord
 from forecast.rolling_out import Action
 from forecast.storage import HANDOVER_S, OwnerLock
@@ -51,6 +51,9 @@ class RegistryActor(OnRecord, Copied):
         self._registry = Registry(audit=self._audit, lock=self._lock, **settings)
         self._artifacts = settings["storage"] / settings["panel"]
         self._changed = asyncio.Condition()
+        self._backs: list[int] = []
+        """Slots at which rollouts took a canary back, up to the record number `_read`."""
+        self._read = 0
         self._verdicts = self._count()
         state = self._registry.state()
         log.info(
@@ -108,9 +111,8 @@ class RegistryActor(OnRecord, Copied):
     ) -> RegistryState:
         """Move the champion back, if what was seen still stands; `dry_run` only tells."""
         self._registry.expect(expected, f"rollback:{record['key']}")
-        if dry_run:
-            return self._registry.state().rolled_back(to, slot=record["slot"])
-        return await self._tell(self._registry.rollback(to, **record))
+        state = self._registry.rollback(to, **record, dry_run=dry_run)
+        return state if dry_run else await self._tell(state)
 
     async def pause(self, **record: Any) -> RegistryState:
         """Hold promotion back, or all learning; see `Registry.pause`."""
@@ -232,12 +234,15 @@ class RegistryActor(OnRecord, Copied):
 
     def _count(self) -> dict[str, Any]:
         log = self._audit
-        passed = log.records(kinds=("promote", "accept"), newest_first=True)
+        passed = (one for one in self._registry.verdicts() if one.kind != "reject")
         accepted = next(passed, None)
+        found = log.records(since=self._read, kinds=("rollout",))
+        self._backs += [record.slot for record in found if canary_taken_back(record)]
+        self._read = len(log)
         return counted(
             self._registry.updates(limit=RECENT),
             counts={verdict: log.count(kind) for kind, verdict in VERDICTS.items()},
             accepted=None if accepted is None else accepted.slot,
-            rollbacks=log.slots("rollback"),
+            rollbacks=[*log.slots("rollback"), *self._backs],
             drifts=log.count("drift"),
         )

@@ -52,6 +52,8 @@ class Safety:
         self._changed = False
         self._notices: list[Notice] = []
         self._restores = 0
+        self._harm: int | None = None
+        """The last slot of what was found harmful in this step, and undone."""
         self.restored = False
         """Whether the last step let another version serve."""
         self._looked = self._looking = -1
@@ -79,7 +81,7 @@ class Safety:
         self, report: StepReport, state: ControllerState, known: ControllerState
     ) -> ControllerState:
         """Before a slot's learning. `known` is the state that is committed."""
-        self._notices, self.restored = [], False
+        self._notices, self._harm, self.restored = [], None, False
         registry: RegistryState = await self._registry.state.remote()
         state = await self._changes(registry, state)
         if self._settings.twin_share:
@@ -101,12 +103,16 @@ class Safety:
 
     async def save(self, state: ControllerState) -> None:
         """Write what the state names, and what people are to be told, before it is committed."""
-        if self._changed and self._tracker is not None and state.twin_slot is not None:
-            data = await asyncio.to_thread(self._tracker.pack)
-            await asyncio.to_thread(self._file.save_part, "twin", state.twin_slot, data)
         if self._outbox is not None:
             self._outbox.put(self._notices)
         self._notices = []
+        if self._tracker is not None and self._harm is not None:
+            # Not before: a step that failed finds the harm once more, and tells of it.
+            self._tracker.acted(self._harm)
+            self._restores, self._harm = self._restores + 1, None
+        if self._changed and self._tracker is not None and state.twin_slot is not None:
+            data = await asyncio.to_thread(self._tracker.pack)
+            await asyncio.to_thread(self._file.save_part, "twin", state.twin_slot, data)
 
     def committed(self, state: ControllerState) -> None:
         """The state is on disk: what an older one named is not needed any more."""
@@ -226,7 +232,7 @@ class Safety:
         gain = tracker.harmful(slot) if self._settings.twin_hours else None
         if gain is not None:
             await self._restore(gain, registry, _slot(state))
-            tracker.acted(slot)
+            self._harm = slot
         return replace(state, twin_slot=slot)
 
     async def _close(self, tracker: GainTracker, slot: int) -> None:
@@ -234,24 +240,29 @@ class Safety:
         await asyncio.to_thread(tracker.close, slot, roles)
 
     async def _restore(self, gain: Gain, registry: RegistryState, slot: int) -> None:
-        """Let the anchor serve again, or where it serves already the base."""
-        champion, base = registry.champion, registry.aliases.get("base")
-        to = registry.anchor if registry.anchor != champion else base
-        hours = self._settings.twin_hours
+        """Let the anchor serve again; the base where it serves already, or is damaged."""
+        hours, base = self._settings.twin_hours, registry.aliases.get("base")
+        anchor = registry.anchor if registry.anchor != registry.champion else base
         reason = (
             f"for {hours} h the champion erred {-gain.ratio:.1%} more than the base, "
             f"{-gain.upper:.1%} at least"
         )
-        record = {"slot": slot, "who": "twin", "reason": reason}
-        try:
-            after = await self._registry.rollback.remote(
-                to, **record, pause=True, key=f"twin-{slot}"
-            )
-            text = f"version {after.champion} is restored and promotion is paused: {reason}"
-        except (RegistryError, ArtifactError) as error:
-            text = f"version {to} cannot be restored ({error}), promotion is paused: {reason}"
-            await self._registry.pause.remote(**record, key=f"twin-{slot}")
-        self._restores, self.restored = self._restores + 1, True
+        record = {"slot": slot, "who": "twin", "reason": reason, "key": f"twin-{slot}"}
+        failed = []
+        # With one key: done again, it stays with the version that it was.
+        for to in dict.fromkeys((anchor, base)):
+            try:
+                after = await self._registry.rollback.remote(to, **record, pause=True)
+            except (RegistryError, ArtifactError) as error:
+                failed.append(f"version {to} cannot be restored ({error})")
+                log.error("%s", failed[-1], extra={"slot": slot})
+            else:
+                text = f"version {after.champion} is restored and promotion is paused: {reason}"
+                break
+        else:
+            await self._registry.pause.remote(**record)
+            text = f"{', '.join(failed)}, promotion is paused: {reason}"
+        self.restored = True
         log.error("%s", text, extra={"slot": slot})
         self._tell("twin_restored", slot, text)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from forecast.hours import Hours
 from forecast.members import Members
@@ -87,6 +88,18 @@ class Settings:
             threshold=self.validation_threshold,
             weight_move=self.max_weight_move,
         )
+
+    def way(self, champion: Mapping[str, Any] | None, *, fast: bool) -> dict[str, Any] | None:
+        """How a version that the gate lets pass goes to everyone, as `accept` takes it.
+
+        None: at once. So it does where no champion answers that it could be compared with:
+        `champion` is what the gate's report says of it.
+        """
+        rules = self.rollout
+        if rules is None or champion is None or not champion["finite"]:
+            return None
+        stage = rules.first(fast=fast)
+        return {"stage": stage, "canary_share": rules.canary_share, "fast": fast}
 
     def gain(self) -> GainRules:
         """What is told of the twin, and decided by it."""

@@ -141,14 +141,17 @@ def _latency(
 def _counted(client: Client, account: Account) -> dict[str, Any]:
     """The figures of the JSON line, from the API and the readers' account."""
     updates = client.get("/api/v1/learning/updates", limit=200)["updates"]
-    ended = [one for one in updates if one["verdict"] != "accepted"]  # else it is on its way
-    verdicts = [update["verdict"] for update in ended if update["kind"] == "update"]
+    records = client.get("/api/v1/audit", kind="promote", limit=1000)["records"]
+    champions = {record["detail"]["version"] for record in records}
+    judged = [update for update in updates if update["kind"] == "update"]
+    promoted = sum(update["version"] in champions for update in judged)
+    rejected = sum(update["verdict"] == "rejected" for update in judged)
     for update in reversed(updates):
         _say(f"{update['update_id']} {update['verdict']}: {'; '.join(update['reasons'])}")
     figures: dict[str, Any] = {
-        "updates": len(verdicts),
-        "promoted": verdicts.count("promoted"),
-        "rejected": verdicts.count("rejected"),
+        "updates": promoted + rejected,  # what is on its way is neither yet
+        "promoted": promoted,
+        "rejected": rejected,
         "forecasts": account.forecasts,
         "failed": account.failed,
         "versions_served": len(account.versions),

@@ -3,13 +3,15 @@
     Outbox.put ──► one small file ──► Webhook.run ──POST──► taken: gone from the file
                                           └── not taken: again, a bounded number of times
 
-At least once: after a crash one may come again, with the same `Idempotency-Key`, slot and kind. A
-notice that nobody takes is given up, counted and logged; the audit log has it all the same.
+At least once: after a crash one may come again, with the same `Idempotency-Key`: fleet, panel,
+slot, kind and a digest of the text. A notice that nobody takes is given up, counted and logged; the
+audit log has it all the same.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable
@@ -46,7 +48,8 @@ class Notice:
     @property
     def key(self) -> str:
         """What makes it one: a step that is done again tells the same."""
-        return f"{self.slot}:{self.kind}"
+        digest = hashlib.sha256(self.text.encode()).hexdigest()[:12]
+        return f"{self.fleet}:{self.panel}:{self.slot}:{self.kind}:{digest}"
 
 
 class Outbox:

@@ -142,6 +142,10 @@ class AuditLog:
         sequence = self._keys.get(key)
         return None if sequence is None else self.record(sequence)
 
+    def __contains__(self, key: str) -> bool:
+        """Whether there is a record with this key; reads none."""
+        return key in self._keys
+
     def record(self, sequence: int) -> AuditRecord:
         """One record by its number; raises IndexError when there is none, AuditError for damage."""
         if not 1 <= sequence <= len(self._entries):

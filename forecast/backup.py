@@ -91,9 +91,14 @@ class Manifest:
         body["files"] = tuple(CopiedFile(**file) for file in body["files"])
         found = cls(**body)
         for file in found.files:
-            place = PurePosixPath(file.path)
-            if place.parts[0] not in (STATE, ARTIFACTS) or ".." in place.parts:
+            top, _, rest = file.path.partition("/")
+            if top not in (STATE, ARTIFACTS) or not _below(rest):
                 raise StateError(f"{path}: names a file outside of the backup: {file.path}")
+        if not _below(found.panel) or "/" in found.panel:
+            raise StateError(f"{path}: {found.panel!r} is no panel's name")
+        for place in found.epochs:
+            if not _below(place):
+                raise StateError(f"{path}: names a lock outside of the panel's folder: {place}")
         return found
 
 
@@ -147,6 +152,13 @@ class Held:
                 yield data
 
         return write_copy(folder / place, place, chunks(), disk=disk)
+
+
+def _below(place: str) -> bool:
+    """Whether a path leads to something below a folder, written in the one way."""
+    parsed = PurePosixPath(place)
+    plain = parsed.as_posix() == place and place not in ("", ".") and "\0" not in place
+    return plain and not parsed.is_absolute() and ".." not in parsed.parts
 
 
 def write_copy(path: Path, place: str, chunks: Iterable[bytes], *, disk: Disk) -> CopiedFile:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from forecast.audit import AuditLog
+from forecast.audit import AuditLog, AuditRecord
 from forecast.errors import RegistryError, UnknownVersion
-from forecast.verdicts import VERDICTS, UpdateRecord
+from forecast.verdicts import VERDICTS, UpdateRecord, by_hand
 from forecast.versions import RegistryState
 
 
@@ -27,6 +28,12 @@ class Change:
     champion: int | None
 
 
+def canary_taken_back(record: AuditRecord) -> bool:
+    """Whether a rollout took a version back that answered for its canary cohort."""
+    told = record.detail
+    return (record.kind, told.get("action"), told.get("stage")) == ("rollout", "back", "canary")
+
+
 class LogReads:
     """The part of a registry that looks back; see `forecast.registry.Registry`."""
 
@@ -35,10 +42,16 @@ class LogReads:
 
     def updates(self, *, limit: int = 100, since_slot: int | None = None) -> list[UpdateRecord]:
         """The gate's verdicts of slot `since_slot` or later, newest first."""
-        records = self._audit.records(
-            since_slot=since_slot, kinds=tuple(VERDICTS), newest_first=True
-        )
+        records = self.verdicts(since_slot=since_slot)
         return [UpdateRecord.of(record) for record in islice(records, limit)]
+
+    def verdicts(self, *, since_slot: int | None = None) -> Iterator[AuditRecord]:
+        """Their records. Promotions by a rollout's end or by a person are none."""
+        kinds, log = tuple(VERDICTS), self._audit
+        for record in log.records(since_slot=since_slot, kinds=kinds, newest_first=True):
+            arrived = record.kind == "promote" and f"accept:{record.detail['update_id']}" in log
+            if not arrived and not by_hand(record):
+                yield record
 
     def verdict(self, update_id: str) -> UpdateRecord | None:
         """The verdict on one update, if it has one: an update is judged once."""
@@ -48,13 +61,14 @@ class LogReads:
     def changes(self, since_revision: int) -> list[Change]:
         """Rollbacks, pauses and resumes after a revision, the oldest first."""
         found = []
-        for record in self._audit.records(newest_first=True):
+        kinds = ("rollout", "rollback", "pause", "resume")
+        for record in self._audit.records(kinds=kinds, newest_first=True):
             if record.state is None:
                 continue
             if record.state["revision"] <= since_revision:
                 break
             kind, told = record.kind, record.detail
-            if (kind, told.get("action"), told.get("stage")) == ("rollout", "back", "canary"):
+            if canary_taken_back(record):
                 kind, told = "rollback", {"reason": "; ".join(told["reasons"])}
             if kind in ("rollback", "pause", "resume"):
                 reason, state = str(told["reason"]), record.state

@@ -223,20 +223,24 @@ class Registry(ByHand, RollingOut, LogReads):
         reason: str,
         pause: bool = False,
         key: str | None = None,
+        dry_run: bool = False,
     ) -> RegistryState:
         """Move the champion back, to `previous` or to a version that was champion before.
 
         What came after it is withdrawn: it no longer serves, not even as a way out. `pause` holds
-        promotion back from then on, in the same record. Raises RegistryError when there is no such
-        version, ArtifactError when it is damaged.
+        promotion back from then on, in the same record. With `dry_run` it is told and not made.
+        Raises RegistryError when there is no such version, ArtifactError when it is damaged.
         """
         key = f"rollback:{key or f'{slot}:{to}'}"
         if self._done(key) is None:
-            state = self._state.rolled_back(to, slot=slot)
-            if pause:
+            state = self._state
+            if pause:  # first, so that what waited does not begin to answer by it
                 held = Pause(who, f"rollback: {reason}", slot)
                 state = replace(state, paused=held.over(state.paused))
+            state = state.rolled_back(to, slot=slot)
             self.load(state.aliases["champion"])
+            if dry_run:
+                return state
             replaces = self._state.champion
             detail = {"version": state.champion, "replaces": replaces, "reason": reason}
             self._commit("rollback", key, state, slot=slot, who=who, detail=detail)

@@ -236,9 +236,12 @@ class RollingOut:
         kinds = ("promote", "accept", "reject", "rollout")
         for record in self._audit.records(kinds=kinds, newest_first=True):
             told = record.detail
-            if told.get("version") == version and record.kind != "promote" and "reasons" in told:
-                why = "; ".join(told["reasons"])
-                raise Conflict(f"version {version} was refused: {why}", report=told["report"])
+            if told.get("version") != version or record.kind == "promote" or "reasons" not in told:
+                continue
+            said = "was refused: " + "; ".join(told["reasons"])
+            if record.kind == "accept" or told.get("action") == "advance":
+                said = "passed the gate, and was superseded or dropped before it was champion"
+            raise Conflict(f"version {version} {said}", report=told["report"])
         state.info(version)
         raise Conflict(f"version {version} was not judged by the gate yet")
 

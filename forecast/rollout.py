@@ -270,6 +270,14 @@ class Rollouts:
         again = replace(flight, stage="shadow", began=slot, since=slot)
         return replace(known, table=None, flight=again)
 
+    def held(self, before: Rollouts) -> Rollouts:
+        """With what begins just now in the shadow, whatever stage it is to begin with."""
+        flight, was = self.flight, before.flight
+        flew = None if was is None or was.stage == "operator" else was.version
+        if flight is None or flight.stage != "canary" or flight.version == flew:
+            return self
+        return replace(self, table=None, flight=replace(flight, stage="shadow"))
+
     def without(self, gone: Iterable[int], *, slot: int, champion: int | None) -> Rollouts:
         """Without versions that may not answer any more."""
         out = frozenset(gone)

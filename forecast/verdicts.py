@@ -10,11 +10,19 @@ from forecast.audit import AuditRecord
 
 Judged = Literal["promoted", "accepted", "rejected"]
 VERDICTS: Mapping[str, Judged] = {
-    "promote": "promoted",
     "accept": "accepted",
+    "promote": "promoted",
     "reject": "rejected",
 }
-"""Kinds of audit records that hold one. `accepted`: on its way to everyone, by a rollout."""
+"""Kinds of audit records that hold one. `accepted`: on its way to everyone, by a rollout.
+
+In the order in which an update's is looked up: one that was accepted is promoted by its rollout.
+"""
+
+
+def by_hand(record: AuditRecord) -> bool:
+    """Whether it is a person's promotion, which the gate had no say in."""
+    return record.kind == "promote" and "action" in record.detail
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,8 +172,11 @@ class RegistryState:
         info = self.info(to)
         if info.promotion is None:
             raise RegistryError(f"version {to} is {info.status} and never was champion")
-        end = self.line.index(to) if to in self.line else len(self.line) - 1
-        gone = {kept for kept in self.line[end:] if kept != to}
+        if to in self.line:
+            gone = {*self.line[self.line.index(to) :]} - {to}
+        else:  # it was withdrawn: what was good before it is good still, and the base always
+            later = {one.version for one in self.versions if (one.promotion or 0) > info.promotion}
+            gone = (later & {*self.line}) - {self.aliases.get("base")}
         back = replace(info, status="promoted", decided_slot=slot)
         versions = tuple(
             replace(each, status="withdrawn", decided_slot=slot) if each.version in gone else each
@@ -184,12 +187,17 @@ class RegistryState:
             aliases["anchor"] = to
         # What was on its way was compared with what is withdrawn now, and may have come of it.
         rollout = self.rollout.without((*gone, *self.rollout.accepted), slot=slot, champion=to)
-        line = (*self.line[:end], to)
+        line = (*(kept for kept in self.line if kept not in {*gone, to}), to)
         state = replace(self, line=line, aliases=aliases, versions=versions)
         return state.rolled(rollout.moved(to, slot=slot), slot=slot)
 
     def rolled(self, rollout: Rollouts, *, slot: int) -> RegistryState:
-        """With this rolled out; an accepted version that is not on its way any more is refused."""
+        """With this rolled out; an accepted version that is not on its way any more is refused.
+
+        While promotion is paused, what begins its way answers nobody yet.
+        """
+        if self.paused is not None:
+            rollout = rollout.held(self.rollout)
         left = self.rollout.accepted - rollout.versions
         versions = tuple(
             replace(each, status="rejected", decided_slot=slot)

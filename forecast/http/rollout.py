@@ -223,6 +223,8 @@ async def _steered(
 async def _rolled(service: Service, state: RegistryState, asked: ReasonRequest) -> Response:
     dry = isinstance(asked, ChangeRequest) and asked.dry_run
     fields = fields_of(state, await service.snapshot())
+    if dry:
+        fields["tag"] = tag_of(await service.models())
     answer = json_response(RolledAnswer(**fields, dry_run=dry))
     if not dry:
         answer.headers["ETag"] = tag_of(state)

@@ -154,6 +154,34 @@ async def test_where_the_anchor_serves_already_the_base_is_restored(tmp_path):
     assert scene.registry.state().champion == 1
 
 
+@pytest.mark.parametrize(
+    ("damaged", "champion", "said"),
+    [
+        ((2,), 1, "version 1 is restored and promotion is paused"),
+        ((2, 1), 3, "version 1 cannot be restored"),
+    ],
+)
+async def test_where_the_anchor_is_damaged_the_base_is_restored_and_without_it_only_paused(
+    tmp_path, damaged, champion, said
+):
+    scene = _Scene(tmp_path)
+    for version in damaged:
+        for path in scene.actor._artifacts.glob(f"{version:06d}/weights*"):
+            path.write_bytes(b"damaged")
+    await scene.to(3 * DAY - 2)
+    for _ in range(2):  # cut short, and done again by another process
+        await scene.step(3 * DAY - 1, commit=False)
+        scene.start()
+    before = scene.registry.state()
+    await scene.to(3 * DAY)
+    assert scene.registry.state() == before
+    assert (before.champion, before.paused.who) == (champion, "twin")
+    assert scene.told()[:1] == ["twin_restored"]
+    assert said in scene.outbox.waiting[0].text
+    kinds = [record.kind for record in scene.registry._audit.records(since=6)]
+    assert kinds == ["rollback" if champion == 1 else "pause"]
+
+
 async def test_a_gain_restores_nothing_and_neither_does_harm_where_it_is_only_told(tmp_path):
     for name, changes in (("better", {"share": BETTER}), ("told", {"twin_hours": 0})):
         (tmp_path / name).mkdir()
@@ -178,6 +206,27 @@ async def test_a_step_cut_short_after_the_restore_is_done_again_with_the_same_re
     assert cut.registry.state() == whole.registry.state()
     assert cut.told() == whole.told() == ["twin_restored"]
     assert cut.state.breaker.failures == (3 * DAY,)  # the rollback counts, in the step after it
+
+
+async def test_a_restore_in_a_step_that_fails_later_is_told_when_it_is_done_again(tmp_path):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "failed").mkdir()
+    whole, failed = _Scene(tmp_path / "whole"), _Scene(tmp_path / "failed")
+    await whole.to(3 * DAY + 5)
+    await failed.to(3 * DAY - 2)
+    for _ in range(2):  # the rest of the step raises: nothing is saved
+        slot = failed.ledger.through = 3 * DAY - 1
+        state = replace(failed.state, slot=slot)
+        await failed.safety.step(failed.ledger.report(slot), state, failed.state)
+        assert failed.safety.restored
+    await failed.to(3 * DAY + 5)
+    assert failed.outbox.waiting == whole.outbox.waiting
+    assert failed.told() == ["twin_restored"]
+    assert failed.safety.told(failed.state)["twin_restores"] == 1
+    assert (failed.state, failed.registry.state()) == (whole.state, whole.registry.state())
+    kept = [one.file.part("twin", one.state.twin_slot) for one in (failed, whole)]
+    assert kept[0] is not None
+    assert kept[0] == kept[1]
 
 
 async def test_a_step_that_failed_and_is_done_again_in_the_same_process_counts_once(tmp_path):

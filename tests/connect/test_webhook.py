@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 
@@ -14,6 +16,9 @@ from forecast.errors import StateError
 
 def notice(slot=7, kind="breaker_open", text="learning stops"):
     return Notice(kind, slot, text, "web", "servers")
+
+
+DIGEST = sha256(b"learning stops").hexdigest()[:12]
 
 
 class Receiver:
@@ -63,7 +68,10 @@ async def test_a_notice_is_posted_as_json_with_its_key_and_then_gone(tmp_path):
     outbox.put([notice(), notice(8, "rollback", "version 3 serves again")])
     async with receiver.listening() as url:
         await deliver(outbox, url)
-    assert [key for key, _ in receiver.came] == ["7:breaker_open", "8:rollback"]
+    assert [key for key, _ in receiver.came] == [
+        f"web:servers:7:breaker_open:{DIGEST}",
+        notice(8, "rollback", "version 3 serves again").key,
+    ]
     assert receiver.came[0][1] == {
         "kind": "breaker_open",
         "slot": 7,
@@ -80,7 +88,7 @@ async def test_one_that_is_not_taken_at_first_comes_again_later_and_later():
     outbox.put([notice()])
     async with receiver.listening() as url:
         await deliver(outbox, url, tries=4, pauses=pauses)
-    assert [key for key, _ in receiver.came] == ["7:breaker_open"] * 3
+    assert [key for key, _ in receiver.came] == [notice().key] * 3
     assert pauses.asked == [2.0, 4.0]
     assert (outbox.sent, outbox.given_up) == (1, 0)
 
@@ -90,9 +98,31 @@ async def test_one_that_nobody_takes_is_given_up_and_counted_and_the_next_one_is
     outbox.put([notice(), notice(8, "resumed", "learning goes on")])
     async with receiver.listening() as url:
         await deliver(outbox, url, tries=2)
-    assert [key for key, _ in receiver.came] == ["7:breaker_open"] * 2 + ["8:resumed"]
+    assert [key for key, _ in receiver.came] == [notice().key] * 2 + [
+        notice(8, "resumed", "learning goes on").key
+    ]
     assert (outbox.waiting, outbox.sent, outbox.given_up) == ((), 1, 1)
     assert "nobody was told: learning stops (status 500)" in caplog.text
+
+
+async def test_two_fleets_panels_or_texts_make_two_notices(tmp_path):
+    mine, receiver = notice(), Receiver()
+    others = [
+        replace(mine, fleet="db"),
+        replace(mine, panel="nodes"),
+        replace(mine, text="another"),
+    ]
+    outbox = Outbox(tmp_path / "notices.json")
+    outbox.put([mine, *others, mine])
+    async with receiver.listening() as url:
+        await deliver(outbox, url)
+    assert [body["text"] for _, body in receiver.came] == [
+        mine.text,
+        mine.text,
+        mine.text,
+        "another",
+    ]
+    assert len({key for key, _ in receiver.came}) == 4
 
 
 async def test_where_nobody_listens_it_is_given_up_and_the_address_stays_secret(caplog):

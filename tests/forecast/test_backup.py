@@ -160,11 +160,30 @@ def resealed(folder: Path, **changes: object) -> None:
     path.write_bytes(canonical({**body, "sha256": sha256(canonical(body))}))
 
 
-@pytest.mark.parametrize("place", ["state/../../x", "/etc/passwd", "elsewhere/x"])
+@pytest.mark.parametrize(
+    "place",
+    ["state/../../x", "/etc/passwd", "elsewhere/x", "state//etc/x", "state", "state/", "state/./x"],
+)
 def test_a_manifest_cannot_name_files_outside(made, place):
     resealed(made, files=[{"path": place, "bytes": 0, "sha256": sha256(b"")}])
     with pytest.raises(StateError, match="names a file outside of the backup"):
         check(made)
+
+
+@pytest.mark.parametrize("panel", ["../x", "/tmp/x", "a/b", "..", "."])
+def test_a_manifest_cannot_name_a_panel_outside_of_the_targets(made, tmp_path, panel):
+    resealed(made, panel=panel)
+    with pytest.raises(StateError, match="is no panel's name"):
+        restored(made, tmp_path / "there")
+    assert not (tmp_path / "there").exists()
+
+
+@pytest.mark.parametrize("place", ["../../x", "/tmp/x", "buffer/../../x", "buffer//owner.lock", ""])
+def test_a_manifest_cannot_name_locks_outside_of_the_panels_folder(made, tmp_path, place):
+    resealed(made, epochs={place: 3})
+    with pytest.raises(StateError, match="names a lock outside of the panel's folder"):
+        restored(made, tmp_path / "there")
+    assert not (tmp_path / "there").exists()
 
 
 def test_an_audit_log_that_is_not_the_manifests_is_refused_before_anything_has_a_name(

@@ -104,6 +104,47 @@ def test_a_version_promoted_again_stands_in_the_line_once(tmp_path):
     assert (state.line, state.aliases) == ((two,), {"champion": two})
 
 
+def test_a_way_back_to_a_withdrawn_version_withdraws_only_what_was_promoted_after_it(tmp_path):
+    registry = open_registry(tmp_path, keep=9)
+    add(registry, "b", slot=1, kind="base")
+    for number in (2, 3):
+        add(registry, f"u{number}", slot=number)
+    for slot in (4, 5):
+        registry.rollback(slot=slot, who="ann", reason="bad")
+    state = registry.rollback(3, slot=6, who="ann", reason="it was good after all")
+    assert (state.line, state.champion, state.servable()) == ((1, 3), 3, (3, 1))
+    assert [info.status for info in state.versions] == ["promoted", "withdrawn", "promoted"]
+    add(registry, "u4", slot=7)
+    state = registry.rollback(2, slot=8, who="ann", reason="and this one")
+    assert (state.line, state.servable()) == ((1, 2), (2, 1))
+    statuses = ["promoted", "promoted", "withdrawn", "withdrawn"]
+    assert [info.status for info in state.versions] == statuses
+
+
+def test_a_way_back_to_a_withdrawn_version_never_withdraws_the_base(tmp_path):
+    registry = open_registry(tmp_path, keep=9)
+    add(registry, "b", slot=1, kind="base")
+    add(registry, "u2", slot=2)
+    registry.rollback(slot=3, who="ann", reason="bad")
+    registry.promote(1, slot=4, reasons=("asked",), who="ann")
+    state = registry.rollback(2, slot=5, who="ann", reason="it was good after all")
+    assert (state.line, state.aliases["previous"], state.info(1).status) == ((1, 2), 1, "promoted")
+
+
+def test_a_dry_run_of_a_rollback_tells_what_a_rollback_would(tmp_path):
+    registry = open_registry(tmp_path, keep=9)
+    add(registry, "b", slot=1, kind="base")
+    add(registry, "u2", slot=2)
+    before, told = registry.state(), {"slot": 3, "who": "ann", "reason": "bad", "key": "r1"}
+    dry = registry.rollback(pause=True, dry_run=True, **told)
+    assert (dry.champion, dry.paused.who, registry.state()) == (1, "ann", before)
+    damage(tmp_path, 1)
+    for dry_run in (True, False):
+        with pytest.raises(ArtifactError, match="weights"):
+            registry.rollback(dry_run=dry_run, **told)
+    assert registry.state() == before
+
+
 def test_a_rollback_is_audited_with_its_reason(tmp_path):
     registry = open_registry(tmp_path)
     add(registry, "u1", slot=1)

@@ -56,9 +56,18 @@ def test_an_accepted_version_goes_from_shadow_to_canary_to_champion(registry, tm
     assert (state.champion, state.rollout.table, state.rollout.flight) == (2, None, None)
     assert "challenger" not in state.aliases
     assert registry.arrive(version, slot=30, **LIVE) == state
-    assert [one.verdict for one in registry.updates()] == ["promoted", "accepted", "promoted"]
-    assert registry.verdict("u2").verdict == "promoted"
     assert open_registry(tmp_path).state() == state
+
+
+def test_an_update_is_judged_once_whatever_promotes_it_later(registry):
+    version = accept(registry, 2, slot=10)
+    registry.arrive(version, slot=30, **LIVE)
+    registry.rollback(slot=40, who="ann", reason="bad")
+    steer(registry, "promote", version)
+    told = [(one.verdict, one.slot, one.report) for one in registry.updates()]
+    assert told == [("accepted", 10, REPORT), ("promoted", 1, {})]  # and the base
+    assert (registry.verdict("u2").verdict, registry.verdict("u2").report) == ("accepted", REPORT)
+    assert registry.verdict("b") is None  # its key is its slot: a training by hand
 
 
 def test_one_that_goes_back_leaves_no_trace_but_its_records_and_what_waits_begins(
@@ -126,6 +135,30 @@ def test_while_promotion_is_paused_nothing_begins_and_nothing_arrives(registry):
     assert registry.back(version, slot=21, **LIVE).rollout.flight is None  # the way back is open
 
 
+@pytest.mark.parametrize("way_back", ["back", "rollback"])
+def test_what_waited_answers_nobody_while_promotion_is_paused(registry, way_back):
+    first = accept(registry, 2, slot=10, stage="canary")
+    waits = accept(registry, 3, slot=11, stage="canary")
+    assert registry.state().rollout.table == Table.canary(1, first, 0.05)
+    if way_back == "back":
+        registry.pause(reason="audit", who="ann", slot=12)
+        state = registry.back(first, slot=13, **LIVE)
+    else:
+        state = registry.rollback(slot=13, who="ann", reason="bad", pause=True)
+    flight = state.rollout.flight
+    assert (flight.version, flight.stage, flight.since) == (waits, "shadow", 13)
+    assert (state.rollout.table, state.paused.who) == (None, "ann")
+    registry.resume(reason="fine", who="ann", slot=14)
+    state = registry.advance(waits, slot=15, **LIVE)
+    assert state.rollout.table == Table.canary(1, waits, 0.05)
+
+
+def test_what_waited_begins_with_its_canary_while_nothing_is_paused(registry):
+    first = accept(registry, 2, slot=10, stage="canary")
+    waits = accept(registry, 3, slot=11, stage="canary")
+    assert registry.back(first, slot=13, **LIVE).rollout.table == Table.canary(1, waits, 0.05)
+
+
 def test_what_was_seen_must_stand_unless_the_request_was_done_before(registry):
     add(registry, "u2", slot=5)
     seen = tag_of(registry.state())
@@ -163,6 +196,13 @@ def test_what_the_gate_or_the_rollout_refused_is_a_conflict_with_the_report(regi
     registry.back(bad, slot=12, **LIVE)
     with pytest.raises(Conflict, match="refused: better live"):
         steer(registry, "promote", bad)
+    flies, superseded = (accept(registry, number, slot=12) for number in (5, 6))
+    accept(registry, 7, slot=13)
+    registry.advance(flies, slot=14, **LIVE)
+    steer(registry, "retire", flies, key="retire")
+    for version in (flies, superseded):
+        with pytest.raises(Conflict, match="passed the gate, and was superseded or dropped"):
+            steer(registry, "promote", version)
     unjudged = registry.register(artifact("u4"), update_id="u4", slot=13)
     with pytest.raises(Conflict, match="not judged"):
         steer(registry, "promote", unjudged)

@@ -168,6 +168,19 @@ async def test_a_rollback_needs_no_tag_and_honours_one():
     ]
 
 
+async def test_a_dry_run_tells_the_tag_of_what_stands():
+    class Moving(RollingService):
+        async def rollback(self, *given, **asked):
+            return replace(
+                await self.models(), aliases={"champion": 2}, rollout=Rollouts(changed=9)
+            )
+
+    told = (await send(Moving(), "POST", "/rollback", {"reason": "bad", "dry_run": True})).json()
+    assert (told["champion"], told["tag"], told["dry_run"]) == (2, '"3-6"', True)
+    told = (await send(Moving(), "POST", "/rollback", {"reason": "bad"})).json()
+    assert (told["champion"], told["tag"]) == (2, '"2-9"')
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
 
 from actors import federated_arguments, handles, plan, telemetry
 from forecast.config import Config
-from forecast.errors import Busy, StateError
+from forecast.errors import AuditError, Busy, StateError
 from tests.actors.federation_scene import FRAME, Now, actor
 from tests.forecast.crash_disk import Crash, CrashDisk, QuickDisk
 from train.federated.state import save
@@ -37,12 +39,22 @@ class Registry:
     def __init__(self) -> None:
         self.notes: dict[str, dict] = {}
         self.silent = False
+        self.fault: Exception = Busy("the registry does not answer", retry_after_s=5)
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def ask(self, role, method, kind, *, detail, who, key):
         assert (role, method, kind, who) == (handles.REGISTRY, "note", "federated", "aggregator")
+        await self.answers.wait()
         if self.silent:
-            raise Busy("the registry does not answer", retry_after_s=5)
+            raise self.fault
         self.notes.setdefault(key, detail)
+
+
+async def noted(one) -> None:
+    """Until nothing more is being put on record."""
+    if one._noting is not None:
+        await one._noting
 
 
 CALLS = [
@@ -66,6 +78,8 @@ async def run(folder, disk, done, registry):
             else:
                 await one.score(score(site, *rest))
             done.append(what)
+        await one.current("a")
+        await noted(one)
     except BaseException:
         one._lock.release()  # as the kernel does when the process is gone
         raise
@@ -106,21 +120,47 @@ async def test_killed_anywhere_and_called_again_it_ends_bitwise_the_same(tmp_pat
     assert 60 < at < 880
 
 
-async def test_a_step_is_on_record_once_the_registry_answers(tmp_path):
+@pytest.mark.parametrize("fault", [Busy("gone", retry_after_s=5), AuditError("a full disk")])
+async def test_a_step_is_on_record_once_the_registry_answers(tmp_path, fault):
     registry = Registry()
-    registry.silent = True
+    registry.silent, registry.fault = True, fault
     one = actor(tmp_path, registry=registry)
     for site in SITES:
         await one.send(*update(site, 0, 0))
     for site in SITES:
         await one.score(score(site, 1, -0.1))
+    await noted(one)
     assert not registry.notes
     assert one._aggregator.version == 1
     registry.silent = False
     await one.current("a")
+    await noted(one)
     [detail] = registry.notes.values()
     assert (detail["sites"], detail["version"]) == (["a", "b", "c"], 1)
     assert detail["decision"]["accept"]
+    await one.close()
+
+
+async def test_while_the_registry_hangs_the_federation_goes_on(tmp_path):
+    registry = Registry()
+    registry.answers.clear()
+    one = actor(tmp_path, registry=registry, gated=False)
+    for turn in range(3):
+        for site in SITES:
+            assert (await one.send(*update(site, turn, turn)))["counted"]
+    assert (one._aggregator.version, registry.notes) == (3, {})
+    registry.answers.set()
+    await noted(one)
+    assert list(registry.notes) == ["1", "2", "3"]
+    registry.answers.clear()
+    for site in SITES:
+        await one.send(*update(site, 3, 3))
+    await one.close()  # which waits for nobody
+    registry.answers.set()
+    one = actor(tmp_path, registry=registry, gated=False)
+    await one.current("a")
+    await noted(one)
+    assert list(registry.notes) == ["1", "2", "3", "4"]
     await one.close()
 
 
@@ -130,6 +170,7 @@ async def test_without_a_gate_a_step_is_accepted_at_once_and_on_record(tmp_path)
     for site in SITES:
         await one.send(*update(site, 0, 0))
     assert one._aggregator.version == 1
+    await noted(one)
     assert list(registry.notes) == ["1"]
     assert (await one.current("a"))["candidate"] is None
     await one.close()

@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
-import numpy as np
 import pytest
 
 from actors import federated_arguments, handles, plan, telemetry
 from forecast.config import Config
 from forecast.errors import AuditError, Busy, StateError
-from tests.actors.federation_scene import FRAME, Now, actor
+from tests.actors.federation_scene import Now, actor, update
 from tests.forecast.crash_disk import Crash, CrashDisk, QuickDisk
 from train.federated.state import save
 from train.federated.update import Verdict
 
 HEAD = {"fleet": "f", "panel": "p", "step_seconds": 300}
 SITES = ("a", "b", "c")
-
-
-def update(site: str, turn: int, base: int) -> tuple:
-    header = {
-        "site": site, "sequence": turn, "base_version": base, "samples": 10, "role": "",
-        "schema_hash": FRAME.layout.schema_hash, "codec": "float32",
-    }  # fmt: skip
-    values = np.random.default_rng([turn, *site.encode()]).normal(0, 0.01, FRAME.layout.size)
-    return header, {"values": values.astype(np.float32)}
 
 
 def score(site: str, version: int, change: float) -> dict:
@@ -200,6 +190,48 @@ async def test_a_book_that_cannot_be_read_is_refused_and_leaves_no_lock(tmp_path
         actor(tmp_path)
     path.write_bytes(whole)
     await actor(tmp_path).close()
+
+
+class Watched(QuickDisk):
+    """Tells when it is about to put the aggregator's head in its place."""
+
+    def __init__(self) -> None:
+        self.at_head: list = []
+
+    def rename(self, source, target) -> None:
+        if target.name == "head":
+            for call in self.at_head:
+                call()
+        super().rename(source, target)
+
+
+async def test_a_copy_that_begins_within_a_write_is_of_one_state_and_others_go_on(tmp_path):
+    disk = Watched()
+    one, loop, begun = actor(tmp_path / "here", disk, gated=False), asyncio.get_running_loop(), []
+
+    def begin() -> None:
+        assert one._replacing.locked()
+        disk.at_head.clear()
+        asked = one.begin_copy(tmp_path / "copy")
+        begun.append(asyncio.run_coroutine_threadsafe(asked, loop))
+
+    for site in SITES[:2]:
+        await one.send(*update(site, 0, 0))
+    disk.at_head.append(begin)
+    await one.send(*update("c", 0, 0))
+    await asyncio.wrap_future(begun[0])
+    assert one._aggregator.version == 1  # a write later
+    for site in SITES:
+        await one.send(*update(site, 1, 1))
+    files, epoch = await one.end_copy()
+    await one.close()
+    assert (epoch, {file.path.split("/")[1] for file in files}) == (
+        1, {"federated", "federated-rounds"},
+    )  # fmt: skip
+    again = actor(tmp_path / "copy" / "state")
+    both = (again._federation.book.verdicts["accepted"], again._aggregator.open.updates)
+    assert (both, again._aggregator.version) == ((3, 3), 0)
+    await again.close()
 
 
 PANEL = {"targets": ["cpu"], "metrics": [{"name": "cpu"}]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 import pytest
 
 from actors import federated_arguments, handles, plan, telemetry
@@ -11,6 +12,7 @@ from forecast.config import Config
 from forecast.errors import AuditError, Busy, StateError
 from tests.actors.federation_scene import Now, actor, update
 from tests.forecast.crash_disk import Crash, CrashDisk, QuickDisk
+from train.federated.order import can_be_trimmed
 from train.federated.state import save
 from train.federated.update import Verdict
 
@@ -154,6 +156,17 @@ async def test_while_the_registry_hangs_the_federation_goes_on(tmp_path):
     await one.close()
 
 
+async def test_a_bad_update_that_comes_again_makes_nobody_write(tmp_path):
+    one = actor(tmp_path)
+    header, arrays = update("a", 0, 0)
+    bad = {"values": np.full_like(arrays["values"], np.nan)}
+    said = [(await one.send(header, bad))["verdict"] for _ in range(5)]
+    assert said == ["non_finite"] * 5
+    assert one._changes == one._written == 1
+    assert (await one.numbers())["verdicts"] == {"non_finite": 5}
+    await one.close()
+
+
 async def test_without_a_gate_a_step_is_accepted_at_once_and_on_record(tmp_path):
     registry = Registry()
     one = actor(tmp_path, registry=registry, gated=False)
@@ -258,6 +271,23 @@ def test_the_config_says_how_updates_are_merged_and_when_a_round_ends():
 def test_a_quorum_that_the_named_sites_cannot_reach_is_refused():
     with pytest.raises(ValueError, match=r"federated\.quorum = 2, but sites has 1"):
         config(sites=["a"])
+
+
+def test_a_trimmed_mean_that_could_never_be_made_is_refused():
+    with pytest.raises(ValueError, match="needs 5 sites or more"):
+        config(rule="trimmed_mean", sites=["a", "b", "c", "d"])
+    with pytest.raises(ValueError, match=r"trim = 0\.49 needs"):
+        config(rule="trimmed_mean", trim=0.49)
+    assert config(rule="trimmed_mean", sites=list("abcde")).federated.updates_per_round == 5
+    for trim in (0.2, 0.4, 0.45, 0.49):
+        for count in range(2, 33):
+            can = any(can_be_trimmed(m, trim) for m in range(count + 1))
+            asked = {"rule": "trimmed_mean", "trim": trim, "sites": [f"s{n}" for n in range(count)]}
+            if can:
+                config(**asked)
+            else:
+                with pytest.raises(ValueError, match="needs 5 sites or more"):
+                    config(**asked)
 
 
 def test_series_are_counted_where_there_is_a_federation_alone():

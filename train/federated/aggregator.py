@@ -114,7 +114,7 @@ class Aggregator:
             if not judged.again:
                 self.open.verdicts[judged.verdict.value] += 1
             self.admission.refuse(meta, judged, round=number)
-            return Receipt(judged.verdict, judged.reason, number, self.version)
+            return Receipt(judged.verdict, judged.reason, number, self.version, again=judged.again)
         for name, scope in ((GLOBAL, Scope.GLOBAL), (_pool_of(meta.role), Scope.ROLE)):
             part = delta[self._parts[scope]]
             self.pools[name].collected.add(meta, part, judged, round=number)

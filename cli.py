@@ -257,7 +257,8 @@ def site(url: str, token: str | None, **options: Any) -> None:
         patience_s=options.pop("patience"),
     )
     loaded, chosen = plan_replay(options.pop("configs"), **options)
-    with closing(SiteClient.from_environment(url, token=token)) as centre:
+    asking = SiteClient.from_environment(url, token=token, patience_s=wishes.patience_s)
+    with closing(asking) as centre:
         done = run(loaded.config, chosen, wishes, centre, tell=lambda line: click.echo(line))
     click.echo(json.dumps(done))
 

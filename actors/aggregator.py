@@ -187,7 +187,7 @@ _QUIET = {
 
 
 def told_something(receipt: Receipt) -> bool:
-    return receipt.verdict not in _QUIET
+    return receipt.verdict not in _QUIET and not receipt.again
 
 
 def _is_there(answer: object | None) -> bool:

@@ -256,6 +256,7 @@ def controller(config: Config) -> dict[str, Any]:
         "settings": settings(config),
         "state_path": config.panel_dir / "state.json",
         "webhook": webhook(config),
+        "federated": config.federated.enabled,
     }
 
 

@@ -1,7 +1,7 @@
 """A backup of a running fleet: held at one moment between two steps, copied while it goes on.
 
 controller ─ between two steps ─► its own files held
-                                  registry, buffer: files held, copying begins
+                                  registry, buffer, aggregator: files held, copying begins
                                   ledger: copied by SQLite, before the next step
            ─ steps go on ───────► the copies end ─► audit verified ─► manifest, name
 """
@@ -11,17 +11,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from forecast import backup
 from forecast.audit import verify
 from forecast.backup import STATE, CopiedFile, Held, Manifest
+from forecast.errors import StateError
 from forecast.storage import DISK
 
 log = logging.getLogger("fleetcast.backup")
 
+_AGGREGATOR = ("federated", "federated-rounds")
+"""The aggregator's folders; while none runs nobody changes them."""
 _OTHERS = ("audit", "evidence", "buffer", "train", "ledger.sqlite")
 """What of a panel's folder is not the controller's: other actors copy it, or nobody needs it."""
 
@@ -35,6 +38,7 @@ async def take(
     registry: Any,
     buffer: Any,
     ledger: Any,
+    aggregator: Any = None,
     fleet: str,
     panel: str,
     now: Callable[[], float],
@@ -42,27 +46,29 @@ async def take(
     """Write a backup of the fleet into `folder`; what it holds.
 
     `turn` is held by whoever steps: while it is ours no step runs, and all actors stand at the slot
-    that `stepped` says. Raises StateError when something is there already, or a part fails.
+    that `stepped` says. A federation's `aggregator`, where one runs, goes on: its files are held
+    between two of its writes. Raises StateError when something is there already, or a part fails.
     """
+    copying = {"owner.lock": registry, "buffer/owner.lock": buffer}
+    if aggregator is not None:
+        copying["federated.lock"] = aggregator
     work = await asyncio.to_thread(backup.begin, folder)
     try:
         async with turn:
             slot = stepped()
-            held = Held(_own(panel_dir))
+            held = Held(_own(panel_dir, leave=_AGGREGATOR if aggregator is not None else ()))
             try:
-                for begun in [one.begin_copy.remote(work) for one in (registry, buffer)]:
+                for begun in [one.begin_copy.remote(work) for one in copying.values()]:
                     await begun
                 of_ledger = await ledger.copy_to.remote(work / STATE)
             except BaseException:
                 held.close()
                 raise
         files = await asyncio.to_thread(held.copy, work)
-        of_registry, of_buffer = registry.end_copy.remote(), buffer.end_copy.remote()
-        parts = {
-            "ledger.sqlite.lock": of_ledger,
-            "owner.lock": await of_registry,
-            "buffer/owner.lock": await of_buffer,
-        }
+        ends = {place: one.end_copy.remote() for place, one in copying.items()}
+        parts = {"ledger.sqlite.lock": of_ledger}
+        for place, ended in ends.items():
+            parts[place] = await ended
         audit = await asyncio.to_thread(verify, work / STATE / "audit")
         manifest = Manifest(
             fleet=fleet,
@@ -75,8 +81,10 @@ async def take(
             files=tuple(sorted(sum((one for one, _ in parts.values()), files), key=_place)),
         )
         await asyncio.to_thread(backup.finish, work, folder, manifest)
-    except BaseException:
-        await _abandon(work, registry, buffer)
+    except BaseException as error:
+        await _abandon(work, *copying.values())
+        if isinstance(error, OSError):
+            raise StateError(f"{folder}: the backup failed: {error}") from error
         raise
     told = backup.told(folder, manifest)
     log.info("a backup is in %s", folder, extra=told)
@@ -96,7 +104,7 @@ async def _abandon(work: Path, *actors: Any) -> None:
         await asyncio.to_thread(DISK.remove, work)
 
 
-def _own(panel_dir: Path) -> dict[str, Path]:
+def _own(panel_dir: Path, *, leave: Collection[str]) -> dict[str, Path]:
     """The controller's own files."""
-    leave = {path.name for path in panel_dir.glob("ledger.sqlite*")}
-    return backup.files_below(panel_dir, STATE, leave={*_OTHERS, *leave})
+    of_ledger = {path.name for path in panel_dir.glob("ledger.sqlite*")}
+    return backup.files_below(panel_dir, STATE, leave={*_OTHERS, *of_ledger, *leave})

@@ -26,8 +26,7 @@ class Copied:
         self._lock.check()
         if self._copying is not None:  # of a backup that was given up: it ends by itself
             await asyncio.wait([self._copying])
-        fixed = self._fixed_files
-        held = Held(self._files(), None if fixed is None else fixed())
+        held = self._hold()
         self._copying = asyncio.create_task(asyncio.to_thread(held.copy, folder))
 
     async def end_copy(self) -> tuple[list[CopiedFile], int]:
@@ -42,3 +41,7 @@ class Copied:
             return await copying, self._lock.epoch
         except OSError as error:
             raise StateError(f"the copy failed: {error}") from error
+
+    def _hold(self) -> Held:
+        fixed = self._fixed_files
+        return Held(self._files(), None if fixed is None else fixed())

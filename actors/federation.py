@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import threading
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +14,9 @@ import numpy as np
 
 from actors import handles
 from actors.aggregator import AggregatorActor, told_something
-from forecast.errors import Busy, StateError
+from actors.copied import Copied
+from forecast.backup import STATE, Held, files_below
+from forecast.errors import StateError
 from forecast.model import ModelSpec, build
 from forecast.schema import Schema
 from forecast.storage import DISK, Disk, make_folders, write_atomic
@@ -39,11 +43,12 @@ def begin(schema: Schema, spec: ModelSpec, *, seed: int) -> tuple[Frame, FloatAr
     return Frame(schema, spec, layout, categories), start
 
 
-class FederationActor(AggregatorActor):
+class FederationActor(AggregatorActor, Copied):
     """An `AggregatorActor` that turns its rounds by itself, whenever a site asks or sends.
 
     The book of rounds lies beside the aggregator's state and is written before it. What became of
-    a step goes to the registry's audit log; while that does not answer, with the next call.
+    a step goes to the registry's audit log, and no site waits for that: it is done aside, and tried
+    again with the next call when it failed.
     """
 
     def __init__(
@@ -78,7 +83,11 @@ class FederationActor(AggregatorActor):
             disk=disk,
         )
         self._disk, self._now, self._registry = disk, now, registry
+        self._noting: asyncio.Task[None] | None = None
+        self._directory = directory
         self._path = directory.with_name(f"{directory.name}-rounds") / "book.json"
+        self._replacing = threading.Lock()
+        """Held while a write replaces files: a backup holds them before or after."""
         try:
             make_folders(self._path.parent, disk=disk)
             book = _read(self._path, keep=rules.keep_rounds)
@@ -137,28 +146,49 @@ class FederationActor(AggregatorActor):
     async def _turn(self) -> None:
         now = self._now()
         await self._change(lambda: self._federation.turn(now), bool)
-        await self._note()
+        if self._federation.book.unnoted() and (self._noting is None or self._noting.done()):
+            self._noting = asyncio.create_task(self._note())
 
     async def _note(self) -> None:
         """Put steps whose fate is known on record, each once: the key tells a repeated note."""
-        for step in self._federation.book.unnoted():
+        while steps := self._federation.book.unnoted():
+            step = steps[0]
             detail = {name: value for name, value in step.items() if name != "noted"}
             if self._registry is not None:
                 asked = {"detail": detail, "who": "aggregator", "key": f"{step['version']}"}
                 try:
                     await self._registry.ask(handles.REGISTRY, "note", "federated", **asked)
-                except Busy as error:
-                    log.warning("version %d is not on record yet: %s", step["version"], error)
+                except Exception as error:  # whatever it is, the federation goes on
+                    said = f"{type(error).__name__}: {error}"
+                    log.warning("version %d is not on record yet: %s", step["version"], said)
                     return
             step["noted"] = True
             self._changes += 1  # written with the next change: a repeated note is known
+
+    async def close(self) -> None:
+        """Write what is not yet written, and let go of the lock; a note is made again later."""
+        if self._noting is not None and not self._noting.done():
+            self._noting.cancel()
+            await asyncio.wait([self._noting])
+        await super().close()
+
+    def _files(self) -> dict[str, Path]:
+        """The state and the book."""
+        folders = (self._directory, self._path.parent)
+        found = [files_below(folder, f"{STATE}/{folder.name}") for folder in folders]
+        return {place: path for each in found for place, path in each.items()}
+
+    def _hold(self) -> Held:
+        with self._replacing:
+            return super()._hold()
 
     def _write(self) -> None:
         with self._still:
             changes, saved = self._changes, save(self._aggregator)
             book = json.dumps(self._federation.book.to_json(), allow_nan=False).encode()
-        write_atomic(self._path, book, disk=self._disk)
-        self._store.write(saved)
+        with self._replacing:
+            write_atomic(self._path, book, disk=self._disk)
+            self._store.write(saved)
         self._written = changes
 
 

@@ -42,10 +42,12 @@ class ControllerActor:
         settings: Settings,
         state_path: Path,
         webhook: Mapping[str, Any] | None = None,
+        federated: bool = False,
     ) -> None:
+        """`federated` says whether the fleet has an aggregator, which a backup finds by name."""
         self._buffer, self._ledger, self._registry = buffer, ledger, registry
         self._fleet, self._panel = settings.fleet, settings.schema.panel
-        self._panel_dir = state_path.parent
+        self._panel_dir, self._federated = state_path.parent, federated
         self._turn, self._backing_up = asyncio.Lock(), asyncio.Lock()
         # Without a webhook nobody would take anything: people are told by logs, API and metrics.
         outbox = None if webhook is None else _outbox(state_path.with_name("notices.json"))
@@ -119,6 +121,8 @@ class ControllerActor:
     async def backup(self, folder: Path) -> dict[str, Any]:
         """Write a backup of the whole fleet into a folder, one at a time; see `backups.take`."""
         async with self._backing_up:
+            role = handles.AGGREGATOR
+            found = handles.find(self._fleet, self._panel, role) if self._federated else None
             return await backups.take(
                 folder.absolute(),
                 turn=self._turn,
@@ -127,6 +131,7 @@ class ControllerActor:
                 registry=self._registry,
                 buffer=self._buffer,
                 ledger=self._ledger,
+                aggregator=found,
                 fleet=self._fleet,
                 panel=self._panel,
                 now=time.time,

@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from forecast.errors import NothingNew, StateError
+from forecast.errors import Conflict, NothingNew, StateError, TrainingError
 from forecast.packing import pack, unpack
 from forecast.storage import DISK, TEMPORARY, Disk, make_folders, write_atomic
 from forecast.tensors import dump
@@ -44,7 +44,7 @@ class Centre(Protocol):
         """The open round and the version."""
 
     def model(self, version: int, *, schema_hash: str, role: str = "") -> NDArray[np.float32]:
-        """The shared vector of a version or candidate."""
+        """The shared vector of a version or candidate; raises Conflict when it is neither."""
 
     def send(self, site: str, round: int, update: bytes) -> Mapping[str, Any]:
         """Send an update; the receipt."""
@@ -120,7 +120,7 @@ class SiteAtWork:
         if now["candidate"] is not None and not now["scored"]:
             return self._score(now["candidate"])
         if self._outbox is not None:
-            return self._send()
+            return self._send(now["round"])
         if now["candidate"] is not None or now["sent"] or now["quarantined"]:
             return "waits"
         if self.slot > self._slots.last:
@@ -129,11 +129,15 @@ class SiteAtWork:
 
     def _take(self, now: Mapping[str, Any]) -> Did:
         self._feed(self._known_slot)
-        self.site.take(self._model(now["version"]), keep_previous=now["keep_previous"])
+        if (model := self._model(now["version"])) is None:
+            return "waits"
+        self.site.take(model, keep_previous=now["keep_previous"])
         try:
             self.site.adapt(self._known_slot, seed=self._drawn("adapt", self._known_slot))
         except NothingNew as error:
             log.info("nothing to fit what is its own to: %s", error)
+        except TrainingError as error:
+            log.warning("site %s goes on without a correction: %s", self.site.name, error)
         self._save()
         if self._watching is not None:
             self._watching.took(self.site, self._known_slot)
@@ -141,8 +145,10 @@ class SiteAtWork:
 
     def _score(self, version: int) -> Did:
         self._feed(self._known_slot)
+        if (model := self._model(version)) is None:
+            return "waits"
         seed = self._drawn("score", self._known_slot)
-        told = self.site.score(self._model(version), self._known_slot, seed=seed)
+        told = self.site.score(model, self._known_slot, seed=seed)
         self._centre.tell(told.to_json())
         return "scored"
 
@@ -151,7 +157,9 @@ class SiteAtWork:
         self._feed(slot)
         try:
             meta, delta = self.site.learn(slot, seed=seed, rate=now["rate"])
-        except NothingNew:
+        except (NothingNew, TrainingError) as error:
+            level = logging.WARNING if isinstance(error, TrainingError) else logging.INFO
+            log.log(level, "site %s skips slot %d: %s", self.site.name, slot, error)
             self.slot += self._slots.every
             self._save()
             return "skipped"
@@ -164,12 +172,16 @@ class SiteAtWork:
         self._save()
         if self._watching is not None:
             self._watching.learned(self.site, slot, seed=seed, rate=now["rate"])
-        return self._send()
+        return self._send(now["round"])
 
-    def _send(self) -> Did:
-        """Until it is answered it stays on disk; an answer that was lost is given again."""
+    def _send(self, number: int) -> Did:
+        """Until it is answered it stays on disk; an answer that was lost is given again.
+
+        It goes to the round that is open now: the one it was learned in may be unknown to an
+        aggregator that was restored.
+        """
         assert self._outbox is not None
-        number, update = self._outbox
+        _, update = self._outbox
         receipt = self._centre.send(self.site.name, number, update)
         verdict = receipt["verdict"]
         if verdict in ("unauthorised", "malformed"):
@@ -187,11 +199,18 @@ class SiteAtWork:
         """The last slot that was learned at: the site knows no later one."""
         return max(self._slots.first, self.slot - self._slots.every)
 
-    def _model(self, version: int) -> GlobalModel:
-        """Fetched once for all sites of the process; the two that are in use are kept."""
+    def _model(self, version: int) -> GlobalModel | None:
+        """Fetched once for all sites of the process; the two that are in use are kept.
+
+        None when the aggregator went on since it named this one: ask again.
+        """
         if version not in self._models:
             schema_hash = self.site.frame.layout.schema_hash
-            vector = self._centre.model(version, schema_hash=schema_hash, role=self.site.role)
+            try:
+                vector = self._centre.model(version, schema_hash=schema_hash, role=self.site.role)
+            except Conflict as error:
+                log.info("site %s asks again: %s", self.site.name, error)
+                return None
             for old in sorted(self._models)[:-1]:
                 del self._models[old]
             self._models[version] = GlobalModel(version, np.array(vector, np.float32))

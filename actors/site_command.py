@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from actors import arguments, federated_arguments
 from actors.federation import begin
@@ -19,6 +20,7 @@ from forecast.clock import slots_per_day
 from forecast.config import Config
 from forecast.durations import seconds
 from forecast.errors import ConfigError, DataError
+from forecast.http.federated import SITE_NAME
 from forecast.storage import OwnerLock
 from forecast.windows import RawWindows
 from train.buffer import Buffer
@@ -70,6 +72,26 @@ class Feed:
             self._next = stop
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a process has to learn from, and when."""
+
+    replay: Replay
+    """Up to where it is read."""
+    feed: Feed
+    slots: Slots
+    days: int
+    """That a buffer of it holds."""
+
+    @classmethod
+    def of(cls, config: Config, replay: Replay, wishes: SiteWishes) -> Self:
+        """Raises ConfigError, DataError as `run`."""
+        slots, end = _slots(config, replay, wishes)
+        read = replace(replay, end_slot=end)
+        days = -(-(end - read.first_slot) // slots_per_day(config.panel.step)) + 1
+        return cls(read, Feed(config, read, days=days), slots, days)
+
+
 def run(
     config: Config,
     replay: Replay,
@@ -81,13 +103,17 @@ def run(
 ) -> Mapping[str, Any]:
     """Take part until the data or the rounds end; what was done, flat.
 
-    Raises ConfigError for servers that the data has not, StateError for an aggregator of another
-    schema or a state that is in use, DataError when it waits for too long.
+    Raises ConfigError for servers that the data has not and for names that no aggregator takes,
+    before anything is made; StateError for an aggregator of another schema or a state that is in
+    use, DataError when it waits for too long.
     """
+    _check(wishes.name, "--name")
+    given = _Given.of(config, replay, wishes)
+    named = _named(given, wishes)
     folder = config.panel_dir / "site" / wishes.name
     folder.mkdir(parents=True, exist_ok=True)
     with OwnerLock(folder / "owner.lock", f"site {wishes.name}"):
-        works = _sites(config, replay, wishes, centre, folder)
+        works = _sites(config, given, named, wishes, centre, folder)
         _until_done(works, wishes, tell, pause)
     return {
         "site": wishes.name,
@@ -122,40 +148,37 @@ def _until_done(
 
 
 def _sites(
-    config: Config, replay: Replay, wishes: SiteWishes, centre: Centre, folder: Path
+    config: Config,
+    given: _Given,
+    named: Sequence[tuple[str, tuple[str, ...] | None]],
+    wishes: SiteWishes,
+    centre: Centre,
+    folder: Path,
 ) -> list[SiteAtWork]:
     spec, seed = federated_arguments.spec_of(config), config.training.seed
     frame, start = begin(config.panel.schema_of(), spec, seed=seed)
-    slots, end = _slots(config, replay, wishes)
-    replay = replace(replay, end_slot=end)
-    days = -(-(end - replay.first_slot) // slots_per_day(config.panel.step)) + 1
-    feed = Feed(config, replay, days=days)
-    every = _servers(feed, replay, wishes, slots)
-    named = [(wishes.name, wishes.servers or None)]
-    if wishes.per_server:
-        named = [(f"{wishes.name}.{server}", (server,)) for server in every]
     models: dict[int, GlobalModel] = {}
     works = []
     for name, servers in named:
 
         def made(name: str = name, servers: tuple[str, ...] | None = servers) -> Site:
-            given = federated_arguments.site(config)
-            return Site(name, frame, feed.buffer, servers=servers, **given)
+            recipes = federated_arguments.site(config)
+            return Site(name, frame, given.feed.buffer, servers=servers, **recipes)
 
         curve = None
         if wishes.compare_days:
             path = folder / f"{name}.curve.jsonl"
-            windows = _later(config, replay, slots, servers, days)
+            windows = _later(config, given, servers)
             curve = Curve(path, made(), start, windows)
         works.append(
             SiteAtWork(
                 made(),
                 centre,
-                slots=slots,
+                slots=given.slots,
                 seed=seed,
                 path=folder / f"{name}.state",
                 models=models,
-                feed=feed.upto,
+                feed=given.feed.upto,
                 watching=curve,
             )
         )
@@ -187,17 +210,35 @@ def _margin(config: Config) -> int:
     return config.clock.allowed_lateness // config.panel.step + 1
 
 
-def _servers(feed: Feed, replay: Replay, wishes: SiteWishes, slots: Slots) -> tuple[str, ...]:
+def _named(given: _Given, wishes: SiteWishes) -> list[tuple[str, tuple[str, ...] | None]]:
+    """Each site's name and its servers, None: all; raises ConfigError for a name of no site."""
+    every = _servers(given, wishes)
+    if not wishes.per_server:
+        return [(wishes.name, wishes.servers or None)]
+    for server in every:
+        _check(f"{wishes.name}.{server}", f"--per-server with the server {server!r}")
+    return [(f"{wishes.name}.{server}", (server,)) for server in every]
+
+
+def _check(name: str, what: str) -> None:
+    if not re.fullmatch(SITE_NAME, name):
+        raise ConfigError(
+            f"{what}: {name!r} is no name of a site: up to 200 letters, digits, dots, dashes and "
+            "underscores, a letter or digit first"
+        )
+
+
+def _servers(given: _Given, wishes: SiteWishes) -> tuple[str, ...]:
     """The names of this site's servers; raises ConfigError for one that is not in the data."""
-    feed.upto(slots.first)
-    there = tuple(one.name for one in feed.buffer.servers())
+    given.feed.upto(given.slots.first)
+    there = tuple(one.name for one in given.feed.buffer.servers())
     if unknown := sorted(set(wishes.servers) - set(there)):
-        raise ConfigError(f"no server {unknown[0]!r} in the data of {replay.fleet}")
+        raise ConfigError(f"no server {unknown[0]!r} in the data of {given.replay.fleet}")
     return wishes.servers or there
 
 
 def _later(
-    config: Config, replay: Replay, slots: Slots, servers: tuple[str, ...] | None, days: int
+    config: Config, given: _Given, servers: tuple[str, ...] | None
 ) -> Callable[[], RawWindows]:
     """Windows of the data's end, cut once, out of a buffer that nobody learns from."""
     found: list[RawWindows] = []
@@ -205,10 +246,10 @@ def _later(
 
     def windows() -> RawWindows:
         if not found:
-            feed = Feed(config, replay, days=days)
-            end = replay.end_slot - 1 - feed.margin
+            feed = Feed(config, given.replay, days=given.days)
+            end = given.replay.end_slot - 1 - feed.margin
             feed.upto(end)
-            hours = (end - slots.last) * config.panel.step // 3600
+            hours = (end - given.slots.last) * config.panel.step // 3600
             found.append(feed.buffer.holdout(as_of=end, hours=hours, every=horizon, only=servers))
         return found[0]
 

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import numpy as np
 from numpy.typing import NDArray
 
 from connect.stream import Client
-from forecast.errors import StateError
+from forecast.errors import Conflict, StateError
 from forecast.tensors import MEDIA_TYPE, load
 
 _PREFIX = "/api/v1/federated"
@@ -31,9 +32,17 @@ class SiteClient(Client):
         return answer
 
     def model(self, version: int, *, schema_hash: str, role: str = "") -> NDArray[np.float32]:
-        """The shared vector of a version or candidate; raises StateError for another layout."""
+        """The shared vector of a version or candidate.
+
+        Raises Conflict when it is neither, or no more; StateError for another layout.
+        """
         params = {"role": role} if role else None
-        sent = self._send("GET", f"{_PREFIX}/global/{version}", params=params)
+        try:
+            sent = self._send("GET", f"{_PREFIX}/global/{version}", params=params)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code == Conflict.status:
+                raise Conflict(error.response.text) from error
+            raise
         try:
             header, arrays = load(sent.content)
         except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -9,6 +10,8 @@ from pydantic import Field, model_validator
 from forecast.durations import Duration
 from forecast.section import Section
 
+_FEWEST_TO_TRIM, _MOST_SORTED = 5, 32
+"""Sites of which a trimmed mean is made: fewer never step, and of more a sample decides."""
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 
@@ -76,6 +79,19 @@ class FederatedConfig(Section):
     def _quorum_can_be_reached(self) -> FederatedConfig:
         if self.sites is not None and len(set(self.sites)) < max(1, self.quorum):
             raise ValueError(f"federated.quorum = {self.quorum}, but sites has {len(self.sites)}")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_left_of_a_trimmed_mean(self) -> FederatedConfig:
+        if self.rule != "trimmed_mean":
+            return self
+        most = _MOST_SORTED if self.sites is None else len(set(self.sites))
+        counts = range(_FEWEST_TO_TRIM, min(most, _MOST_SORTED) + 1)
+        if not any(2 * math.ceil(self.trim * count) < count for count in counts):
+            raise ValueError(
+                f"federated.rule = trimmed_mean with trim = {self.trim:g} needs {_FEWEST_TO_TRIM} "
+                f"sites or more, of which some are left: of at most {most} none are"
+            )
         return self
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from click.testing import CliRunner
 
@@ -40,6 +42,15 @@ def test_a_wrong_config_names_the_file_and_the_key(text, said, tmp_path):
     refused = run("config", "show", "--config", str(path))
     assert refused.exit_code == 2
     assert said in refused.output
+
+
+def test_a_site_is_patient_with_an_aggregator_that_is_away_for_as_long_as_it_was_told(tmp_path):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # nobody listens there
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        asked = ("site", "--aggregator", address, "--name", "a", "--patience", "0")
+        given_up = run(*asked, "--state-dir", str(tmp_path))
+    assert (given_up.exit_code, "unreachable" in given_up.output) == (3, True), given_up.output
 
 
 def test_a_missing_data_file_is_a_usage_error_that_names_it():

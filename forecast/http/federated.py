@@ -24,8 +24,9 @@ from forecast.http.queries import Asked, Finite
 from forecast.http.reads import known
 from forecast.tensors import MEDIA_TYPE, dump, load
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
-Site = Annotated[str, Path(pattern=_NAME)]
+SITE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
+"""What a site may be called."""
+Site = Annotated[str, Path(pattern=SITE_NAME)]
 Number = Annotated[int, Path(ge=0, lt=2**53)]
 
 
@@ -34,7 +35,7 @@ class SiteQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    site: str = Field(pattern=_NAME)
+    site: str = Field(pattern=SITE_NAME)
     """Who asks."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from starlette.testclient import TestClient
 
 from actors.federated_alone import AloneService
@@ -65,6 +66,16 @@ def actor(folder: Path, disk=None, now=None, registry=None, rules=None, **settin
         registry=registry,
         disk=disk or QuickDisk(),
     )
+
+
+def update(site: str, turn: int, base: int) -> tuple:
+    """Header and arrays of a site's update, drawn by its name and turn."""
+    header = {
+        "site": site, "sequence": turn, "base_version": base, "samples": 10, "role": "",
+        "schema_hash": FRAME.layout.schema_hash, "codec": "float32",
+    }  # fmt: skip
+    values = np.random.default_rng([turn, *site.encode()]).normal(0, 0.01, FRAME.layout.size)
+    return header, {"values": values.astype(np.float32)}
 
 
 def http(one: FederationActor, guard: Guard | None = None, *, limit: int = 1 << 20) -> TestClient:

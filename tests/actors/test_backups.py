@@ -24,6 +24,8 @@ from forecast.backup import check
 from forecast.errors import StateError, UnknownUpdate
 from forecast.restore import restore
 from forecast.storage import OwnerLock
+from tests.actors.federation_scene import actor as federation
+from tests.actors.federation_scene import update
 from tests.actors.scenario import blocks, outcome_of, small_config, small_replay
 from train.evidence import reproduce
 
@@ -40,7 +42,9 @@ def config(folder: Path):
     return made.model_copy(update={"storage_path": folder / "storage"})
 
 
-async def take(fleet: LocalFleet, made, folder: Path, turn: asyncio.Lock | None = None):
+async def take(
+    fleet: LocalFleet, made, folder: Path, turn: asyncio.Lock | None = None, aggregator: Any = None
+):
     return await backups.take(
         folder,
         turn=turn or asyncio.Lock(),
@@ -49,6 +53,7 @@ async def take(fleet: LocalFleet, made, folder: Path, turn: asyncio.Lock | None 
         registry=fleet.registry,
         buffer=fleet.buffer,
         ledger=fleet.ledger,
+        aggregator=aggregator,
         fleet=made.fleet,
         panel=made.panel.name,
         now=lambda: 5.0,
@@ -201,6 +206,37 @@ async def test_the_controllers_actor_writes_one_backup_after_the_other_while_it_
     for one in told:
         assert check(Path(one["folder"])).files
     assert sorted(path.name for path in (tmp_path / "backups").iterdir()) == ["one", "two"]
+    await fleet.close()
+
+
+class Vanishing:
+    """An aggregator one of whose files goes while it is looked at."""
+
+    async def begin_copy(self, folder: Path) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "settled-3")
+
+    async def end_copy(self) -> None:
+        raise StateError("no copy was begun here")
+
+
+async def test_a_federations_state_goes_with_the_backup_whether_its_aggregator_runs_or_not(
+    tmp_path,
+):
+    made = small_config(tmp_path / "state", REPLAY, enabled=False)
+    fleet = LocalFleet(made, now=lambda: 0.0)
+    aggregator = federation(made.panel_dir)
+    await aggregator.send(*update("a", 0, 0))
+    for name, asked in (("running", LocalHandle(aggregator)), ("stopped", None)):
+        await take(fleet, made, tmp_path / name, aggregator=asked)
+        manifest = check(tmp_path / name)
+        places = [file.path for file in manifest.files if "/federated" in file.path]
+        assert places.count("state/federated/head") == 1
+        assert "state/federated-rounds/book.json" in places
+        assert manifest.epochs.get("federated.lock") == (1 if asked else None)
+    with pytest.raises(StateError, match="settled-3"):
+        await take(fleet, made, tmp_path / "gone", aggregator=LocalHandle(Vanishing()))
+    assert not (tmp_path / "gone").exists()
+    await aggregator.close()
     await fleet.close()
 
 

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
 
 from actors import federated_arguments, handles, plan, telemetry
 from forecast.config import Config
-from forecast.errors import Busy, StateError
-from tests.actors.federation_scene import FRAME, Now, actor
+from forecast.errors import AuditError, Busy, StateError
+from tests.actors.federation_scene import Now, actor, update
 from tests.forecast.crash_disk import Crash, CrashDisk, QuickDisk
+from train.federated.order import can_be_trimmed
 from train.federated.state import save
 from train.federated.update import Verdict
 
 HEAD = {"fleet": "f", "panel": "p", "step_seconds": 300}
 SITES = ("a", "b", "c")
-
-
-def update(site: str, turn: int, base: int) -> tuple:
-    header = {
-        "site": site, "sequence": turn, "base_version": base, "samples": 10, "role": "",
-        "schema_hash": FRAME.layout.schema_hash, "codec": "float32",
-    }  # fmt: skip
-    values = np.random.default_rng([turn, *site.encode()]).normal(0, 0.01, FRAME.layout.size)
-    return header, {"values": values.astype(np.float32)}
 
 
 def score(site: str, version: int, change: float) -> dict:
@@ -37,12 +31,22 @@ class Registry:
     def __init__(self) -> None:
         self.notes: dict[str, dict] = {}
         self.silent = False
+        self.fault: Exception = Busy("the registry does not answer", retry_after_s=5)
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def ask(self, role, method, kind, *, detail, who, key):
         assert (role, method, kind, who) == (handles.REGISTRY, "note", "federated", "aggregator")
+        await self.answers.wait()
         if self.silent:
-            raise Busy("the registry does not answer", retry_after_s=5)
+            raise self.fault
         self.notes.setdefault(key, detail)
+
+
+async def noted(one) -> None:
+    """Until nothing more is being put on record."""
+    if one._noting is not None:
+        await one._noting
 
 
 CALLS = [
@@ -66,6 +70,8 @@ async def run(folder, disk, done, registry):
             else:
                 await one.score(score(site, *rest))
             done.append(what)
+        await one.current("a")
+        await noted(one)
     except BaseException:
         one._lock.release()  # as the kernel does when the process is gone
         raise
@@ -106,21 +112,58 @@ async def test_killed_anywhere_and_called_again_it_ends_bitwise_the_same(tmp_pat
     assert 60 < at < 880
 
 
-async def test_a_step_is_on_record_once_the_registry_answers(tmp_path):
+@pytest.mark.parametrize("fault", [Busy("gone", retry_after_s=5), AuditError("a full disk")])
+async def test_a_step_is_on_record_once_the_registry_answers(tmp_path, fault):
     registry = Registry()
-    registry.silent = True
+    registry.silent, registry.fault = True, fault
     one = actor(tmp_path, registry=registry)
     for site in SITES:
         await one.send(*update(site, 0, 0))
     for site in SITES:
         await one.score(score(site, 1, -0.1))
+    await noted(one)
     assert not registry.notes
     assert one._aggregator.version == 1
     registry.silent = False
     await one.current("a")
+    await noted(one)
     [detail] = registry.notes.values()
     assert (detail["sites"], detail["version"]) == (["a", "b", "c"], 1)
     assert detail["decision"]["accept"]
+    await one.close()
+
+
+async def test_while_the_registry_hangs_the_federation_goes_on(tmp_path):
+    registry = Registry()
+    registry.answers.clear()
+    one = actor(tmp_path, registry=registry, gated=False)
+    for turn in range(3):
+        for site in SITES:
+            assert (await one.send(*update(site, turn, turn)))["counted"]
+    assert (one._aggregator.version, registry.notes) == (3, {})
+    registry.answers.set()
+    await noted(one)
+    assert list(registry.notes) == ["1", "2", "3"]
+    registry.answers.clear()
+    for site in SITES:
+        await one.send(*update(site, 3, 3))
+    await one.close()  # which waits for nobody
+    registry.answers.set()
+    one = actor(tmp_path, registry=registry, gated=False)
+    await one.current("a")
+    await noted(one)
+    assert list(registry.notes) == ["1", "2", "3", "4"]
+    await one.close()
+
+
+async def test_a_bad_update_that_comes_again_makes_nobody_write(tmp_path):
+    one = actor(tmp_path)
+    header, arrays = update("a", 0, 0)
+    bad = {"values": np.full_like(arrays["values"], np.nan)}
+    said = [(await one.send(header, bad))["verdict"] for _ in range(5)]
+    assert said == ["non_finite"] * 5
+    assert one._changes == one._written == 1
+    assert (await one.numbers())["verdicts"] == {"non_finite": 5}
     await one.close()
 
 
@@ -130,6 +173,7 @@ async def test_without_a_gate_a_step_is_accepted_at_once_and_on_record(tmp_path)
     for site in SITES:
         await one.send(*update(site, 0, 0))
     assert one._aggregator.version == 1
+    await noted(one)
     assert list(registry.notes) == ["1"]
     assert (await one.current("a"))["candidate"] is None
     await one.close()
@@ -161,6 +205,48 @@ async def test_a_book_that_cannot_be_read_is_refused_and_leaves_no_lock(tmp_path
     await actor(tmp_path).close()
 
 
+class Watched(QuickDisk):
+    """Tells when it is about to put the aggregator's head in its place."""
+
+    def __init__(self) -> None:
+        self.at_head: list = []
+
+    def rename(self, source, target) -> None:
+        if target.name == "head":
+            for call in self.at_head:
+                call()
+        super().rename(source, target)
+
+
+async def test_a_copy_that_begins_within_a_write_is_of_one_state_and_others_go_on(tmp_path):
+    disk = Watched()
+    one, loop, begun = actor(tmp_path / "here", disk, gated=False), asyncio.get_running_loop(), []
+
+    def begin() -> None:
+        assert one._replacing.locked()
+        disk.at_head.clear()
+        asked = one.begin_copy(tmp_path / "copy")
+        begun.append(asyncio.run_coroutine_threadsafe(asked, loop))
+
+    for site in SITES[:2]:
+        await one.send(*update(site, 0, 0))
+    disk.at_head.append(begin)
+    await one.send(*update("c", 0, 0))
+    await asyncio.wrap_future(begun[0])
+    assert one._aggregator.version == 1  # a write later
+    for site in SITES:
+        await one.send(*update(site, 1, 1))
+    files, epoch = await one.end_copy()
+    await one.close()
+    assert (epoch, {file.path.split("/")[1] for file in files}) == (
+        1, {"federated", "federated-rounds"},
+    )  # fmt: skip
+    again = actor(tmp_path / "copy" / "state")
+    both = (again._federation.book.verdicts["accepted"], again._aggregator.open.updates)
+    assert (both, again._aggregator.version) == ((3, 3), 0)
+    await again.close()
+
+
 PANEL = {"targets": ["cpu"], "metrics": [{"name": "cpu"}]}
 
 
@@ -185,6 +271,23 @@ def test_the_config_says_how_updates_are_merged_and_when_a_round_ends():
 def test_a_quorum_that_the_named_sites_cannot_reach_is_refused():
     with pytest.raises(ValueError, match=r"federated\.quorum = 2, but sites has 1"):
         config(sites=["a"])
+
+
+def test_a_trimmed_mean_that_could_never_be_made_is_refused():
+    with pytest.raises(ValueError, match="needs 5 sites or more"):
+        config(rule="trimmed_mean", sites=["a", "b", "c", "d"])
+    with pytest.raises(ValueError, match=r"trim = 0\.49 needs"):
+        config(rule="trimmed_mean", trim=0.49)
+    assert config(rule="trimmed_mean", sites=list("abcde")).federated.updates_per_round == 5
+    for trim in (0.2, 0.4, 0.45, 0.49):
+        for count in range(2, 33):
+            can = any(can_be_trimmed(m, trim) for m in range(count + 1))
+            asked = {"rule": "trimmed_mean", "trim": trim, "sites": [f"s{n}" for n in range(count)]}
+            if can:
+                config(**asked)
+            else:
+                with pytest.raises(ValueError, match="needs 5 sites or more"):
+                    config(**asked)
 
 
 def test_series_are_counted_where_there_is_a_federation_alone():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -12,9 +13,11 @@ from actors.site_curve import Curve
 from forecast.errors import StateError
 from forecast.tensors import load
 from tests.actors.federation_scene import (
+    EVERY,
     FRAME,
     PREFIX,
     START,
+    Now,
     actor,
     at_work,
     centre,
@@ -173,6 +176,63 @@ def test_a_site_without_windows_skips_its_slots_and_is_done(tmp_path):
     work = at_work(tmp_path, "a", centre(http(one)), source=Windows(empty=True))
     assert [work.advance() for _ in range(4)] == ["took", "skipped", "skipped", "done"]
     assert work.updates == 0
+
+
+def test_a_training_that_does_not_stay_finite_ends_no_site(tmp_path):
+    one = actor(tmp_path)
+    work = at_work(tmp_path, "a", centre(http(one)))
+    fine = work.site._shared
+    work.site._own = replace(work.site._own, learning_rate=1e38)
+    work.site._shared = replace(fine, learning_rate=1e38)
+    assert [work.advance(), work.advance()] == ["took", "skipped"]
+    assert not work.site._correction
+    work.site._shared = fine
+    assert work.advance() == "sent"
+    assert work.slot == AS_OF + 2 * EVERY
+
+
+class Racing:
+    """Something happens at the centre just before the first request for a version arrives."""
+
+    def __init__(self, client, version: int, happens) -> None:
+        self._client, self._path, self._happens = client, f"/global/{version}", [happens]
+
+    def request(self, method, path, **given) -> httpx.Response:
+        if path.endswith(self._path) and self._happens:
+            self._happens.pop()()
+        return self._client.request(method, path, **given)
+
+
+def test_a_site_asks_again_when_what_it_asked_for_was_decided_meanwhile(tmp_path):
+    now = Now()
+    one = actor(tmp_path, now=now)
+    client = http(one)
+
+    def decided() -> None:
+        now.s += 100
+        assert centre(client).current("a")["candidate"] is None
+
+    works = [at_work(tmp_path, name, centre(client), rounds=1) for name in NAMES[:2]]
+    works.append(at_work(tmp_path, "c", centre(Racing(client, 1, decided)), rounds=1))
+    for _ in range(2):
+        for work in works:
+            work.advance()
+    assert one._federation.book.pending.version == 1
+    assert works[2].advance() == "waits"
+    assert works[2].advance() == "done"
+    assert one._federation.book.outcomes["rejected"] == 1
+
+
+def test_an_update_goes_to_the_round_that_is_open_when_it_is_sent(tmp_path):
+    client = http(actor(tmp_path))
+    work = at_work(tmp_path, "a", centre(Cut(client, 4, arrives=False)))
+    assert work.advance() == "took"
+    with pytest.raises(Dying):
+        work.advance()
+    work._outbox = (7, work._outbox[1])  # of an aggregator that was restored since
+    work._save()
+    work = at_work(tmp_path, "a", centre(client))
+    assert [work.advance(), work.updates] == ["sent", 1]
 
 
 def test_a_curve_has_both_ways_by_version_and_goes_on_after_a_restart(tmp_path):

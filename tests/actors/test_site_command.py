@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 
 import pytest
 
 from actors import federated_arguments
 from actors.federation import FederationActor
 from actors.site_command import SiteWishes, run
+from connect.replay import Replay
 from forecast.errors import ConfigError, DataError
 from tests.actors.federation_scene import centre, http
 from tests.actors.scenario import small_config, small_replay
@@ -45,6 +48,35 @@ def test_a_process_of_many_sites_takes_part_and_goes_on_where_it_was(tmp_path):
     assert {"site", "version", "global", "personal", "alone"} <= set(line)
     again = run(config, replay, wishes, asked, tell=said.append, pause=lambda: None)
     assert again == done
+
+
+@pytest.mark.parametrize("name", ["", "../else", "a/b", ".a", "a b", "a\n", "ü", "a" * 201])
+def test_a_name_that_no_aggregator_takes_is_refused_before_anything_is_made(tmp_path, name):
+    config, replay = configured(tmp_path)
+    with pytest.raises(ConfigError, match=r"--name: .* is no name of a site"):
+        run(config, replay, SiteWishes(name=name, rounds=1), object())
+    assert not config.panel_dir.exists()
+
+
+@dataclass(frozen=True)
+class Named(Replay):
+    """The demo fleet, where each server is called something else."""
+
+    say: Callable[[str], str] = str
+
+    def samples(self, from_slot, to_slot, *, schema):
+        block, latest = super().samples(from_slot, to_slot, schema=schema)
+        return replace(block, servers=tuple(self.say(name) for name in block.servers)), latest
+
+
+def test_a_server_whose_name_makes_no_site_is_refused_by_name(tmp_path):
+    config, replay = configured(tmp_path)
+    there = {each.name: getattr(replay, each.name) for each in fields(replay)}
+    moved = Named(**there, say=lambda name: f"../{name}")
+    wishes = SiteWishes(name="dc", rounds=1, per_server=True)
+    with pytest.raises(ConfigError, match=r"--per-server with the server '\.\./.*'dc\.\.\./"):
+        run(config, moved, wishes, object())
+    assert not config.panel_dir.exists()
 
 
 def test_servers_and_lengths_that_the_data_has_not_are_refused(tmp_path):

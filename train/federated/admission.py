@@ -67,7 +67,8 @@ class Admission:
         self.sites = Sites(settings.most_sites)
         self.norms, self.samples = Usual(), Usual()
         self._size, self._schema_hash, self._settings = size, schema_hash, settings
-        self._allowed = None if allowed is None else frozenset(allowed)
+        self.allowed = None if allowed is None else frozenset(allowed)
+        """Sites that may send and score; None: any may."""
 
     def judge(
         self, meta: UpdateMeta, delta: object, *, round: int, taken: int, history: History
@@ -135,12 +136,12 @@ class Admission:
         site: Any = meta.site
         if not isinstance(site, str) or not 0 < len(site) <= 256:
             return False
-        return (self._allowed is None or site in self._allowed) and self.sites.room(site)
+        return (self.allowed is None or site in self.allowed) and self.sites.room(site)
 
     def _who(self, meta: UpdateMeta, round: int, taken: int) -> Refused | None:
         if fault := meta.fault():
             return Refused(Verdict.MALFORMED, fault)
-        if self._allowed is not None and meta.site not in self._allowed:
+        if self.allowed is not None and meta.site not in self.allowed:
             return Refused(Verdict.UNAUTHORISED, f"{meta.site!r} is no site of this federation")
         before = self.sites.verdict(meta.site, meta.sequence)
         if before is Verdict.ACCEPTED:

@@ -114,7 +114,7 @@ class Aggregator:
             if not judged.again:
                 self.open.verdicts[judged.verdict.value] += 1
             self.admission.refuse(meta, judged, round=number)
-            return Receipt(judged.verdict, judged.reason, number, self.version)
+            return Receipt(judged.verdict, judged.reason, number, self.version, again=judged.again)
         for name, scope in ((GLOBAL, Scope.GLOBAL), (_pool_of(meta.role), Scope.ROLE)):
             part = delta[self._parts[scope]]
             self.pools[name].collected.add(meta, part, judged, round=number)
@@ -126,10 +126,12 @@ class Aggregator:
     def maybe_step(self, now_s: float) -> RoundReport | None:
         """End the round when it is due: a step, or a report that it is held; else None.
 
-        While a step waits for its verdict nothing is due, and updates go on being collected.
+        A round of refusals, or with somebody in quarantine, is held at its deadline too: else that
+        would never end. While a step waits for its verdict nothing is due; updates are collected.
         """
         settings, now = self.settings, self.open
-        if self.history.pending or not now.updates:
+        waited_for = now.updates or now.verdicts or self.admission.sites.quarantined(now.number)
+        if self.history.pending or not waited_for:
             return None
         if now.since_s is None:
             now.since_s = now_s
@@ -221,12 +223,16 @@ class Aggregator:
         if staleness is None:
             reason = f"version {partial.base_version} is none of {self.history.accepted}"
             return Receipt(Verdict.STALE, reason, number, version)
+        new = [name for name in partial.pools if name not in self.pools]
+        if new and len(self.pools) + len(new) > self.settings.most_roles + 1:
+            reason = f"{len(self.roles)} roles are known already, {len(new)} more came"
+            return Receipt(Verdict.LIMITED, reason, number, version)
+        for name in new:
+            self._make_room(name.removeprefix("role/"))
         scale = float((1 + staleness) ** -self.settings.staleness_power)
         for name, collected in partial.pools.items():
-            if name not in self.pools:
-                self._make_room(name.removeprefix("role/"))
             self.pools[name].collected.merge(collected, scale=scale)
-        self.open.merge(partial.counts)
+        self.open.merge(partial.counts, version=version)
         self.admission.norms.merge(partial.norms)
         self.admission.samples.merge(partial.samples)
         self.nodes.accept(partial.node, partial.sequence)
@@ -263,6 +269,8 @@ class Aggregator:
     def _hold(self, reason: str, now_s: float) -> RoundReport:
         """Report that the round goes on under the next number; a quarantine counts rounds."""
         self.last = self._report("held", reason)
+        if not self.open.updates and self.admission.norms.fresh.any():
+            self.admission.close()  # what all send is usual in time, also when all was refused
         self.open = self.open.carried(now_s)
         return self.last
 

@@ -70,7 +70,8 @@ class Federation:
             "codec": self.rules.codec,
             "rate": self.rate(one.version),
             "candidate": None if pending is None else pending.version,
-            "scored": pending is not None and site in pending.scores,
+            # Of who may not score nothing is waited for.
+            "scored": pending is not None and (site in pending.scores or not self._may_score(site)),
             "sent": one.open.sites.get(site, 0),
             "keep_previous": self.book.keeps_previous(site, one.version),
             "quarantined": site in one.admission.sites.quarantined(one.round),
@@ -98,8 +99,11 @@ class Federation:
         return found[1] if found is not None and found[0] == version else None
 
     def score(self, told: SiteScore) -> bool:
-        """Take a site's score of the candidate; whether it was new."""
-        return self.book.scored(told)
+        """Take a site's score of the candidate; whether it was new.
+
+        Of a site that is not of this federation nothing is kept: any name could speak.
+        """
+        return self._may_score(told.site) and self.book.scored(told)
 
     def turn(self, now_s: float) -> bool:
         """Decide on a candidate and end a round where that is due; whether anything changed."""
@@ -132,6 +136,16 @@ class Federation:
             "rounds": dict(self.book.outcomes),
             "verdicts": dict(self.book.verdicts),
         }
+
+    def _may_score(self, site: str) -> bool:
+        """Whether it is named; where none are, whether a good update of it is known."""
+        pending = self.book.pending
+        if pending is None:
+            return False
+        admission = self.aggregator.admission
+        if admission.allowed is not None:
+            return site in admission.allowed
+        return site in pending.sites or admission.sites.heard(site)
 
     def _offered(self, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Receipt:
         one, meta = self.aggregator, _meta_of(header)

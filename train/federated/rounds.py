@@ -30,20 +30,26 @@ class OpenRound:
 
     def accept(self, site: str, samples: int, *, staleness: int, version: int) -> None:
         """Count an update that was added."""
-        self.version = self.version if self.updates else version
+        self._first(version)
         self.updates += 1
         self.samples += samples
         self.stalest = max(self.stalest, staleness)
         self.sites[site] += 1
         self.verdicts[Verdict.ACCEPTED.value] += 1
 
-    def merge(self, other: OpenRound) -> None:
-        """Count what a leaf of the tree counted."""
+    def merge(self, other: OpenRound, *, version: int) -> None:
+        """Count what a leaf of the tree counted; `version` is the one that is accepted here."""
+        self._first(version)
         self.updates += other.updates
         self.samples += other.samples
         self.stalest = max(self.stalest, other.stalest)
         self.sites += other.sites
         self.verdicts += other.verdicts
+
+    def _first(self, version: int) -> None:
+        """Before something is added: the round's deadline runs from its first update on."""
+        if not self.updates:
+            self.version, self.since_s = version, None
 
     def next(self) -> OpenRound:
         """The round after this one."""

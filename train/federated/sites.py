@@ -49,6 +49,11 @@ class Sites:
         found = account.recent.get(sequence)
         return None if found is None else Verdict(found)
 
+    def heard(self, site: str) -> bool:
+        """Whether one of its updates that are remembered was good."""
+        account = self._accounts.get(site)
+        return account is not None and Verdict.ACCEPTED.value in account.recent.values()
+
     def until(self, site: str) -> int:
         """The first round in which the site is heard; 0 for one that never was bad."""
         return self._accounts[site].until if site in self._accounts else 0

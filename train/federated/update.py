@@ -90,6 +90,8 @@ class Receipt:
     """The global version now: what the site should begin its next update from."""
     staleness: int = 0
     """Accepted global versions since the one it was made from."""
+    again: bool = False
+    """Whether it was judged before: there is nothing new to remember."""
     durable: bool = False
     """Whether it survives the aggregator: else the site keeps the update and offers it again."""
 

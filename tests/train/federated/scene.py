@@ -26,11 +26,11 @@ PLAIN = {"clip_quantile": 0.0, "outlier_factor": 0.0, "step_cap": 0.0, "samples_
 """Nothing is clipped, refused for its norm, or capped."""
 
 
-def aggregator(*, layout: Layout = LAYOUT, start=None, **settings) -> Aggregator:
+def aggregator(*, layout: Layout = LAYOUT, start=None, sites=None, **settings) -> Aggregator:
     """One whose rounds end at two updates, of anybody, unless told."""
     begun = LAYOUT.flatten(STATE) if start is None else start
     given = {"updates": 2, "quorum": 1, "deadline_s": 60.0, **settings}
-    return Aggregator(layout, begun, settings=AggregatorSettings(**given))
+    return Aggregator(layout, begun, settings=AggregatorSettings(**given), sites=sites)
 
 
 def meta(site: str = "a", sequence: int = 0, **given) -> UpdateMeta:

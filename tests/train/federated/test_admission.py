@@ -196,6 +196,37 @@ def test_a_quarantine_ends_also_when_no_round_can_be_closed():
     assert one.offer(meta("bad", 1), delta(1)).verdict is Verdict.ACCEPTED
 
 
+def test_a_quarantine_ends_also_when_all_sites_are_in_it():
+    one = aggregator(updates=9, quorum=2)
+    for site in "ab":
+        assert one.offer(meta(site), delta(np.nan)).verdict is Verdict.NON_FINITE
+    reports = [one.maybe_step(60.0 * minute) for minute in range(4)]
+    assert [report and report.outcome for report in reports] == [None, "held", "held", None]
+    assert one.offer(meta("a", 1), delta(1)).verdict is Verdict.ACCEPTED
+    assert one.maybe_step(1000.0) is None  # the deadline runs from the first update on
+    assert one.maybe_step(1059.0) is None
+    report = one.maybe_step(1060.0)
+    assert report is not None
+    assert report.reason == "1 of 2 sites"
+
+
+def test_a_round_of_outliers_alone_ends_and_what_all_send_becomes_usual():
+    one = calm()
+    for n in range(10):
+        assert offer(one, f"t{n}", delta(100)).verdict is Verdict.OUTLIER
+    assert one.maybe_step(1000.0) is None
+    report = one.maybe_step(1060.0)
+    assert report is not None
+    assert (report.outcome, report.updates, report.verdicts) == ("held", 0, {"outlier": 10})
+    assert offer(one, "last", delta(100)).counted
+
+
+def test_where_nothing_is_sent_no_round_ends():
+    one = calm()
+    for minute in range(9):
+        assert one.maybe_step(1e6 + 60.0 * minute) is None
+
+
 def test_a_site_buys_no_influence_with_the_samples_it_says_it_has():
     one = calm()
     assert one.admission.heaviest() == pytest.approx(10, rel=0.05)

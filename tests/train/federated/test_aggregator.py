@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.train.federated.scene import ALL_GLOBAL, LAYOUT, PLAIN, aggregator, delta, meta, offer
 from train.federated.aggregator import Aggregator
 from train.federated.settings import AggregatorSettings
+from train.federated.state import save
 from train.federated.update import Verdict
 
 HUGE = st.floats(-1e3, 1e3, width=32)
@@ -442,6 +443,31 @@ def test_a_partial_of_another_layout_or_an_unknown_version_is_refused():
 def test_a_start_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"start is float32 \(3,\), need float32 6"):
         aggregator(start=np.zeros(3, np.float32))
+
+
+def test_a_partial_with_more_roles_than_there_is_room_for_changes_nothing():
+    leaf, root = aggregator(updates=9), aggregator(updates=9, most_roles=2)
+    for role in ("web", "db"):
+        offer(leaf, role, delta(1), role=role)
+    partial = leaf.partial()
+    before = save(root).head
+    for _ in range(2):
+        receipt = root.merge(partial)
+        assert (receipt.verdict, "2 more came" in receipt.reason) == (Verdict.LIMITED, True)
+    assert save(root).head == before
+    assert aggregator(updates=9, most_roles=3).merge(partial).counted
+
+
+def test_a_node_that_merges_only_hands_on_the_version_it_is_at():
+    leaf, middle, root = (aggregator(updates=9, most_staleness=1) for _ in range(3))
+    for node in (leaf, middle, root):
+        for version in (1, 2, 3):
+            node.adopt(version, {"": np.zeros(6, np.float32)})
+    offer(leaf, "a", delta(1))
+    assert middle.merge(leaf.partial()).counted
+    handed = middle.partial()
+    assert handed.base_version == 3
+    assert root.merge(handed).staleness == 0
 
 
 def test_a_partial_is_as_old_as_its_first_update():

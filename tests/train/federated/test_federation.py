@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,6 +59,43 @@ def test_without_all_scores_the_deadline_decides():
     assert one.turn(130.0)
     found = one.book.of_version(1)
     assert (found["decision"]["accept"], found["decision"]["sites"]) == (False, 1)
+
+
+def test_who_is_not_of_the_federation_scores_nothing():
+    one = Federation(
+        aggregator(gated=True, sites=("a", "b"), **PLAIN), RULES, RoundBook(5), now_s=0.0
+    )
+    for site in "ab":
+        send(one, site, 0, 1.0)
+    one.turn(0.0)
+    for n in range(100):
+        liar = replace(score(f"a.{n}", 1), samples=0, finite=False)
+        assert not one.score(liar)
+        assert one.current(liar.site)["scored"]  # there is nothing it should do
+    assert not one.book.pending.scores
+    assert not one.current("a")["scored"]
+    for site in "ab":
+        assert one.score(score(site, 1))
+    one.turn(0.0)
+    assert one.aggregator.version == 1
+
+
+def test_without_named_sites_one_scores_whose_update_was_good():
+    one = federation()
+    for sequence, sites in enumerate(("ab", "bc")):
+        for site in sites:
+            send(one, site, sequence, 1.0)
+        one.turn(0.0)
+        if not sequence:
+            for site in "ab":
+                assert one.score(score(site, 1))
+            one.turn(0.0)
+    broken = delta(1.0)
+    broken[0] = float("nan")
+    one.offer({**meta("bad", 0, base_version=1).to_json()}, {"values": broken})
+    assert [one.score(score(site, 2)) for site in ("a", "b", "c", "bad", "nobody")] == [
+        True, True, True, False, False,
+    ]  # fmt: skip
 
 
 def test_a_site_for_which_it_is_worse_keeps_what_it_has():

@@ -15,7 +15,7 @@ from forecast.artifact import Artifact
 from forecast.audit import AuditLog, AuditRecord
 from forecast.errors import Conflict, PreconditionFailed, RegistryError
 from forecast.rollout import MOST_TRIALS, Flight, Stage, Table
-from forecast.versions import RegistryState, Status
+from forecast.versions import RegistryState
 
 Action = Literal["put", "promote", "pin", "shadow", "retire"]
 
@@ -215,7 +215,7 @@ class RollingOut:
         state.info(version)
         if action == "shadow":
             return _shadowed(state, version, keep, slot)
-        return _retired(state, version, slot)
+        return state.retired(version, slot=slot)
 
     def _with_table(self, table: Table, slot: int) -> RegistryState:
         state = self._state
@@ -255,22 +255,6 @@ def _shadowed(state: RegistryState, version: int, keep: bool, slot: int) -> Regi
     if keep:
         _check_number(len({*state.rollout.versions, *shadows} - {state.champion}))
     return state.rolled(replace(state.rollout, shadows=shadows), slot=slot)
-
-
-def _retired(state: RegistryState, version: int, slot: int) -> RegistryState:
-    """With a version that answers nowhere any more, not even as a way out."""
-    if version == state.champion:
-        raise RegistryError(f"version {version} is the champion: roll back or promote another")
-    info = state.info(version)
-    status: Status = "rejected" if info.promotion is None else "withdrawn"
-    gone = replace(info, status=status, decided_slot=slot)
-    versions = tuple(gone if one.version == version else one for one in state.versions)
-    free = ("anchor", f"pin-{version}")
-    aliases = {name: of for name, of in state.aliases.items() if name not in free or of != version}
-    line = tuple(one for one in state.line if one != version)
-    rollout = state.rollout.without((version,), slot=slot, champion=state.champion)
-    after = replace(state, aliases=aliases, versions=versions, line=line)
-    return after.rolled(rollout, slot=slot)
 
 
 def _check_number(others: int) -> None:

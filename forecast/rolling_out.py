@@ -56,17 +56,10 @@ class RollingOut:
                 raise RegistryError(f"version {version}: there is no champion to go beside")
             if state.paused is not None:
                 raise RegistryError(f"version {version} is not rolled out: {state.paused}")
-            lineage = self.load(version).manifest.get("lineage", {})
+            verdict = self._passed(version, update_id, reasons, report)
             flight = Flight(version, stage, slot, slot, canary_share, fast)
             rollout = state.rollout.accept(flight, slot=slot, champion=state.champion)
-            detail = {
-                "version": version,
-                "beside": state.champion,
-                "update_id": update_id,
-                "reasons": list(reasons),
-                "report": report or {},
-                "lineage": lineage,
-            }
+            detail = {"version": version, "beside": state.champion, **verdict}
             after = state.rolled(rollout, slot=slot).anchored(anchor)
             self._commit("accept", key, after, slot=slot, who=who, detail=detail)
         return self._state
@@ -84,11 +77,14 @@ class RollingOut:
         state, key = self._state, f"rollout:advance:{version}:{slot}"
         if self._done(key) is None and _flies(state, version) and state.champion is not None:
             rollout = state.rollout.advance(slot=slot, champion=state.champion)
-            detail = {"action": "advance", "version": version, "reasons": list(reasons)}
+            detail = {
+                "action": "advance",
+                "version": version,
+                "reasons": list(reasons),
+                "report": report,
+            }
             after = state.rolled(rollout, slot=slot)
-            self._commit(
-                "rollout", key, after, slot=slot, who=who, detail={**detail, "report": report}
-            )
+            self._commit("rollout", key, after, slot=slot, who=who, detail=detail)
         return self._state
 
     def arrive(
@@ -166,14 +162,8 @@ class RollingOut:
         state = self._asked(action, version, table=table, keep=keep, slot=slot)
         detail: dict[str, Any] = {"action": action, "version": version, "reason": reason}
         if action == "promote" and version is not None:
-            lineage = self.load(version).manifest.get("lineage", {})
-            detail |= {
-                "replaces": self._state.champion,
-                "update_id": state.info(version).update_id,
-                "reasons": [reason],
-                "report": {},
-                "lineage": lineage,
-            }
+            detail |= {"replaces": self._state.champion}
+            detail |= self._passed(version, None, [reason], None)
         if not dry_run:
             kind = "promote" if action == "promote" else "rollout"
             self._commit(kind, key, state, slot=slot, who=who, detail=detail)
@@ -194,6 +184,26 @@ class RollingOut:
         """The last changes of who answers for whom, newest first."""
         kinds = ("accept", "promote", "rollout", "rollback")
         return [*islice(self._audit.records(kinds=kinds, newest_first=True), limit)]
+
+    def _passed(
+        self,
+        version: int,
+        update_id: str | None,
+        reasons: Sequence[str],
+        report: Mapping[str, Any] | None,
+    ) -> dict[str, Any]:
+        """What is recorded of a version that may serve; raises UnknownVersion, ArtifactError.
+
+        Its files are verified first. `update_id` is the one that it was registered for, where it is
+        None.
+        """
+        lineage = self.load(version).manifest.get("lineage", {})
+        return {
+            "update_id": update_id or self._state.info(version).update_id,
+            "reasons": list(reasons),
+            "report": report or {},
+            "lineage": lineage,
+        }
 
     def _asked(
         self, action: Action, version: int | None, *, table: Table | None, keep: bool, slot: int

@@ -54,8 +54,8 @@ class RollingOut:
             state = self._state
             if state.champion is None:
                 raise RegistryError(f"version {version}: there is no champion to go beside")
-            if state.paused is not None:
-                raise RegistryError(f"version {version} is not rolled out: {state.paused}")
+            if state.held is not None:
+                raise RegistryError(f"version {version} is not rolled out: {state.held}")
             verdict = self._passed(version, update_id, reasons, report)
             flight = Flight(version, stage, slot, slot, canary_share, fast)
             rollout = state.rollout.accept(flight, slot=slot, champion=state.champion)
@@ -217,8 +217,8 @@ class RollingOut:
             raise RegistryError(f"{action}: which version?")
         if action == "promote":
             self._check_judged(version)
-            if state.paused is not None:
-                raise RegistryError(f"version {version} is not promoted: {state.paused}")
+            if state.held is not None:
+                raise RegistryError(f"version {version} is not promoted: {state.held}")
             return state.promoted(version, slot=slot)
         if action == "pin":
             return state.aliased(f"pin-{version}", version if keep else None)

@@ -79,6 +79,11 @@ class RegistryState:
         """The version that a challenger must not fall behind; the base where none is named."""
         return self.aliases.get("anchor", self.aliases.get("base"))
 
+    @property
+    def held(self) -> str | None:
+        """Why nothing is promoted now; None: it may be. A first version always may."""
+        return None if self.paused is None or self.champion is None else str(self.paused)
+
     def info(self, version: int) -> VersionInfo:
         """What is known of a kept version; raises UnknownVersion."""
         for info in self.versions:

@@ -16,6 +16,7 @@ from forecast.canonical import sha256
 from forecast.errors import ArtifactError, NothingNew
 from forecast.hours import Hours
 from forecast.pauses import Pause
+from forecast.versions import RegistryState
 from tests.actors.scenario import ROLLOUT, small_config, small_replay
 from tests.train.losses_scene import losses
 from train.breaker import Breaker
@@ -97,8 +98,8 @@ class _Registry:
         return version
 
     async def state(self):
-        known = {"anchor": self.anchor, "versions": self.versions}
-        return SimpleNamespace(champion=3, paused=self.paused, **known)
+        aliases = {"champion": 3, "anchor": self.anchor}
+        return RegistryState(aliases=aliases, versions=self.versions, paused=self.paused)
 
     async def register(self, artifact, *, update_id, slot):
         return 9

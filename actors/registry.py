@@ -241,8 +241,7 @@ class RegistryActor(OnRecord, Copied):
 
     def _count(self) -> dict[str, Any]:
         log = self._audit
-        passed = (one for one in self._registry.verdicts() if one.kind != "reject")
-        accepted = next(passed, None)
+        accepted = next(self._registry.verdicts(kinds=("accept", "promote")), None)
         found = log.records(since=self._read, kinds=("rollout",))
         self._backs += [record.slot for record in found if canary_taken_back(record)]
         self._read = len(log)

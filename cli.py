@@ -20,10 +20,7 @@ from rich.table import Table
 from actors import record_commands
 from actors.options import BACKTEST, REPLAY, STATE_DIR, wished, with_options
 from connect import replay, rolling, steering
-from connect.asking import client_options as _client_options
-from connect.asking import exits as _exits
-from connect.asking import fail as _fail
-from connect.asking import get as _get
+from connect.asking import client_options, exits, fail, get
 from connect.federated import SiteClient
 from connect.replay import Replay
 from forecast.config import Config
@@ -86,7 +83,7 @@ def plan_replay(
 )
 @click.option("--slots", type=int, help="Stop after so many streamed slots.")
 @click.option("--dashboard/--no-dashboard", default=True, help="Start Ray's dashboard too.")
-@_exits
+@exits
 def run(max_speed: float, slots: int | None, dashboard: bool, **options: Any) -> None:
     """Start Ray and Serve, train a first model, then stream the fleet and learn from it."""
     from actors.session import RunOptions, run_fleet  # Ray is imported only where it is needed
@@ -99,7 +96,7 @@ def run(max_speed: float, slots: int | None, dashboard: bool, **options: Any) ->
 
 @main.command()
 @_data_options
-@_exits
+@exits
 def train(**options: Any) -> None:
     """Train a base model from the history and register it; the API need not run."""
     from actors.offline import train_base
@@ -112,7 +109,7 @@ def train(**options: Any) -> None:
 @main.command()
 @_data_options
 @with_options(*BACKTEST)
-@_exits
+@exits
 def backtest(**options: Any) -> None:
     """Replay data through the production controller and score every member; needs no cluster.
 
@@ -130,7 +127,7 @@ def backtest(**options: Any) -> None:
 @_data_options
 @click.option("--measure", is_flag=True, help="Time the network on this machine first.")
 @click.option("--json", "as_json", is_flag=True, help="Flat JSON instead of a table.")
-@_exits
+@exits
 def plan(measure: bool, as_json: bool, **options: Any) -> None:
     """What a full fleet of this config needs; exit code 1 when that is above its [limits]."""
     from actors import plan as planning
@@ -142,7 +139,7 @@ def plan(measure: bool, as_json: bool, **options: Any) -> None:
     else:
         Console().print(_needs(found))
     if over := found.over():
-        _fail("\n".join(over), 1)
+        fail("\n".join(over), 1)
 
 
 def _planned(configs: tuple[Path, ...], **options: Any) -> Config:
@@ -179,7 +176,7 @@ def deploy_group() -> None:
 
 @deploy_group.command("check")
 @click.argument("file", type=click.Path(path_type=Path))
-@_exits
+@exits
 def deploy_check(file: Path) -> None:
     """Refuse what Serve would ignore or what would not start: unknown keys, configs, addresses."""
     from actors.deploy_file import check
@@ -192,7 +189,7 @@ def deploy_check(file: Path) -> None:
 @click.argument("name")
 @click.option("--scope", "scopes", multiple=True, required=True, help="One or more of them.")
 @click.option("--file", type=click.Path(path_type=Path), help="The token file to add it to.")
-@_exits
+@exits
 def token(name: str, scopes: tuple[str, ...], file: Path | None) -> None:
     """Make a bearer token. It is shown once, on stdout; the token file holds only its hash."""
     made = Token.make(name, scopes)
@@ -209,7 +206,7 @@ def config_group() -> None:
 
 @config_group.command("show")
 @_data_options
-@_exits
+@exits
 def config_show(**options: Any) -> None:
     """Print every value and where it came from."""
     loaded, _ = plan_replay(options.pop("configs"), **options)
@@ -219,7 +216,7 @@ def config_show(**options: Any) -> None:
 
 @main.command()
 @_data_options
-@_exits
+@exits
 def aggregator(**options: Any) -> None:
     """Serve an aggregator of a federation by itself, without Ray, until Ctrl-C.
 
@@ -242,7 +239,7 @@ def aggregator(**options: Any) -> None:
 @click.option("--compare-days", type=float, default=0.0, help="Of the data's end: for a curve.")
 @click.option("--patience", type=float, default=600.0, help="Seconds without news, then stop.")
 @_data_options
-@_exits
+@exits
 def site(url: str, token: str | None, **options: Any) -> None:
     """Take part in a federation: learn at home from your data, send what sites share.
 
@@ -264,19 +261,19 @@ def site(url: str, token: str | None, **options: Any) -> None:
 
 
 @main.command()
-@_client_options
-@_exits
+@client_options
+@exits
 def status(url: str, token: str | None) -> None:
     """Where the running system stands."""
-    click.echo(json.dumps(_get(url, token, "/api/v1/status"), indent=2))
+    click.echo(json.dumps(get(url, token, "/api/v1/status"), indent=2))
 
 
 @main.command()
-@_client_options
-@_exits
+@client_options
+@exits
 def models(url: str, token: str | None) -> None:
     """Versions and aliases."""
-    answer: Mapping[str, Any] = _get(url, token, "/api/v1/models")
+    answer: Mapping[str, Any] = get(url, token, "/api/v1/models")
     names: dict[int, list[str]] = {}
     for alias, version in answer["aliases"].items():
         names.setdefault(version, []).append(alias)
@@ -293,11 +290,11 @@ def models(url: str, token: str | None) -> None:
 
 
 @main.command()
-@_client_options
-@_exits
+@client_options
+@exits
 def events(url: str, token: str | None) -> None:
     """Incidents, maintenance, deploys and holidays that stand."""
-    click.echo(json.dumps(_get(url, token, "/api/v1/events"), indent=2))
+    click.echo(json.dumps(get(url, token, "/api/v1/events"), indent=2))
 
 
 for _command in (*steering.COMMANDS, *rolling.COMMANDS, *record_commands.COMMANDS):

@@ -262,16 +262,12 @@ class Learning(Drawing):
         )
         digest = await self._registry.keep_evidence.remote(pack(evidence), slot=slot)
         rules, seed = self._settings.rules(), self._settings.seed + slot
-        decision = decide(evidence, rules, champion=serves, anchor=anchor, seed=seed)
-        registry, held = await self._registry.state.remote(), None
-        if registry.paused is not None and registry.champion is not None:
-            held = str(registry.paused)
-            decision = decision.held(held)
+        held = (await self._registry.state.remote()).held
+        asked: dict[str, Any] = {"champion": serves, "anchor": anchor, "seed": seed}
+        decision = decide(evidence, rules, **asked).held(held)
         report = {
             **decision.report,
-            "decided_from": decided_from(
-                digest, rules, champion=serves, anchor=anchor, seed=seed, held=held
-            ),
+            "decided_from": decided_from(digest, rules, **asked, held=held),
             "kind": pending.kind,
             "training": dict(result.report),
             "asked_slot": pending.asked_slot,

@@ -144,8 +144,7 @@ def train_and_judge(
         anchor=None if anchor == champion else _readable(registry, anchor),
     )
     rules, seed = settings.rules(), settings.seed + closed
-    paused = None if champion is None else registry.state().paused
-    held = None if paused is None else str(paused)
+    held = registry.state().held
     asked: dict[str, Any] = {"champion": champion, "anchor": anchor, "seed": seed}
     decision = decide(evidence, rules, **asked).held(held)
     report = {

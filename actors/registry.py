@@ -96,11 +96,18 @@ class RegistryActor(OnRecord, Copied):
         return await self._tell(self._registry.back(version, **record))
 
     async def steer(
-        self, action: Action, version: int | None, *, expected: str | None, **record: Any
+        self,
+        action: Action,
+        version: int | None,
+        *,
+        expected: str | None,
+        dry_run: bool = False,
+        **record: Any,
     ) -> RegistryState:
         """What a person asks for, if what they saw still stands; see `Registry.steer`."""
         self._registry.expect(expected, f"{action}:{record['key']}")
-        return await self._tell(self._registry.steer(action, version, **record))
+        state = self._registry.steer(action, version, **record, dry_run=dry_run)
+        return state if dry_run else await self._tell(state)
 
     async def rollouts(self, limit: int) -> list[AuditRecord]:
         """The last changes of who answers for whom, newest first."""
@@ -234,8 +241,7 @@ class RegistryActor(OnRecord, Copied):
 
     def _count(self) -> dict[str, Any]:
         log = self._audit
-        passed = (one for one in self._registry.verdicts() if one.kind != "reject")
-        accepted = next(passed, None)
+        accepted = next(self._registry.verdicts(kinds=("accept", "promote")), None)
         found = log.records(since=self._read, kinds=("rollout",))
         self._backs += [record.slot for record in found if canary_taken_back(record)]
         self._read = len(log)

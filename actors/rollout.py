@@ -71,11 +71,7 @@ class RolloutLine:
     def settled(self, state: ControllerState, registry: RegistryState | None) -> ControllerState:
         """The state as the slot leaves it: its comparison is of what is in flight now."""
         flight = None if registry is None else registry.rollout.flight
-        if flight is None:
-            return replace(state, trial=None)
-        if state.trial is not None and state.trial.of(flight):
-            return state
-        return replace(state, trial=Trial.fresh(flight))
+        return replace(state, trial=None if flight is None else _trial_of(state, flight))
 
     async def sound(
         self, blocks: Sequence[ForecastBlock], registry: RegistryState | None, slot: int
@@ -105,10 +101,8 @@ class RolloutLine:
         return Seat.of(registry.rollout.table, self._members.champion, servers, tuple(live))
 
     async def _compared(self, report: StepReport, state: ControllerState, flight: Flight) -> Trial:
-        known = state.trial
-        trial = known if known is not None and known.of(flight) else Trial.fresh(flight)
         roles = {one.name: one.role for one in await self._buffer.servers.remote(state.slot)}
-        return trial.added(
+        return _trial_of(state, flight).added(
             report.slot,
             report.loss_of(TRIAL_CALIBRATED),
             report.loss_of(CALIBRATED),
@@ -158,3 +152,9 @@ class RolloutLine:
             await self._registry.back.remote(version, **damaged)
         said = "; ".join(verdict.reasons)
         log.info("version %d, %s: %s: %s", version, flight.stage, verdict.move, said, extra=told)
+
+
+def _trial_of(state: ControllerState, flight: Flight) -> Trial:
+    """The comparison of what is in flight, as far as it is known."""
+    known = state.trial
+    return known if known is not None and known.of(flight) else Trial.fresh(flight)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -45,9 +45,11 @@ class LogReads:
         records = self.verdicts(since_slot=since_slot)
         return [UpdateRecord.of(record) for record in islice(records, limit)]
 
-    def verdicts(self, *, since_slot: int | None = None) -> Iterator[AuditRecord]:
+    def verdicts(
+        self, *, since_slot: int | None = None, kinds: Sequence[str] = tuple(VERDICTS)
+    ) -> Iterator[AuditRecord]:
         """Their records. Promotions by a rollout's end or by a person are none."""
-        kinds, log = tuple(VERDICTS), self._audit
+        log = self._audit
         for record in log.records(since_slot=since_slot, kinds=kinds, newest_first=True):
             arrived = record.kind == "promote" and f"accept:{record.detail['update_id']}" in log
             if not arrived and not by_hand(record):

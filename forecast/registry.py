@@ -166,18 +166,11 @@ class Registry(ByHand, RollingOut, LogReads):
         """
         key = f"promote:{key or f'{slot}:{version}'}"
         if self._done(key) is None:
-            if self._state.paused is not None and self._state.champion is not None:
-                raise RegistryError(f"version {version} is not promoted: {self._state.paused}")
-            lineage = self.load(version).manifest.get("lineage", {})
+            if self._state.held is not None:
+                raise RegistryError(f"version {version} is not promoted: {self._state.held}")
+            verdict = self._passed(version, update_id, reasons, report)
             state = self._state.promoted(version, slot=slot).anchored(anchor)
-            detail = {
-                "version": version,
-                "replaces": self._state.champion,
-                "update_id": update_id or self._state.info(version).update_id,
-                "reasons": list(reasons),
-                "report": report or {},
-                "lineage": lineage,
-            }
+            detail = {"version": version, "replaces": self._state.champion, **verdict}
             self._commit("promote", key, state, slot=slot, who=who, detail=detail)
         return self._state
 

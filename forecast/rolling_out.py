@@ -15,7 +15,7 @@ from forecast.artifact import Artifact
 from forecast.audit import AuditLog, AuditRecord
 from forecast.errors import Conflict, PreconditionFailed, RegistryError
 from forecast.rollout import MOST_TRIALS, Flight, Stage, Table
-from forecast.versions import RegistryState, Status
+from forecast.versions import RegistryState
 
 Action = Literal["put", "promote", "pin", "shadow", "retire"]
 
@@ -54,19 +54,12 @@ class RollingOut:
             state = self._state
             if state.champion is None:
                 raise RegistryError(f"version {version}: there is no champion to go beside")
-            if state.paused is not None:
-                raise RegistryError(f"version {version} is not rolled out: {state.paused}")
-            lineage = self.load(version).manifest.get("lineage", {})
+            if state.held is not None:
+                raise RegistryError(f"version {version} is not rolled out: {state.held}")
+            verdict = self._passed(version, update_id, reasons, report)
             flight = Flight(version, stage, slot, slot, canary_share, fast)
             rollout = state.rollout.accept(flight, slot=slot, champion=state.champion)
-            detail = {
-                "version": version,
-                "beside": state.champion,
-                "update_id": update_id,
-                "reasons": list(reasons),
-                "report": report or {},
-                "lineage": lineage,
-            }
+            detail = {"version": version, "beside": state.champion, **verdict}
             after = state.rolled(rollout, slot=slot).anchored(anchor)
             self._commit("accept", key, after, slot=slot, who=who, detail=detail)
         return self._state
@@ -84,11 +77,14 @@ class RollingOut:
         state, key = self._state, f"rollout:advance:{version}:{slot}"
         if self._done(key) is None and _flies(state, version) and state.champion is not None:
             rollout = state.rollout.advance(slot=slot, champion=state.champion)
-            detail = {"action": "advance", "version": version, "reasons": list(reasons)}
+            detail = {
+                "action": "advance",
+                "version": version,
+                "reasons": list(reasons),
+                "report": report,
+            }
             after = state.rolled(rollout, slot=slot)
-            self._commit(
-                "rollout", key, after, slot=slot, who=who, detail={**detail, "report": report}
-            )
+            self._commit("rollout", key, after, slot=slot, who=who, detail=detail)
         return self._state
 
     def arrive(
@@ -166,14 +162,8 @@ class RollingOut:
         state = self._asked(action, version, table=table, keep=keep, slot=slot)
         detail: dict[str, Any] = {"action": action, "version": version, "reason": reason}
         if action == "promote" and version is not None:
-            lineage = self.load(version).manifest.get("lineage", {})
-            detail |= {
-                "replaces": self._state.champion,
-                "update_id": state.info(version).update_id,
-                "reasons": [reason],
-                "report": {},
-                "lineage": lineage,
-            }
+            detail |= {"replaces": self._state.champion}
+            detail |= self._passed(version, None, [reason], None)
         if not dry_run:
             kind = "promote" if action == "promote" else "rollout"
             self._commit(kind, key, state, slot=slot, who=who, detail=detail)
@@ -195,6 +185,26 @@ class RollingOut:
         kinds = ("accept", "promote", "rollout", "rollback")
         return [*islice(self._audit.records(kinds=kinds, newest_first=True), limit)]
 
+    def _passed(
+        self,
+        version: int,
+        update_id: str | None,
+        reasons: Sequence[str],
+        report: Mapping[str, Any] | None,
+    ) -> dict[str, Any]:
+        """What is recorded of a version that may serve; raises UnknownVersion, ArtifactError.
+
+        Its files are verified first. `update_id` is the one that it was registered for, where it is
+        None.
+        """
+        lineage = self.load(version).manifest.get("lineage", {})
+        return {
+            "update_id": update_id or self._state.info(version).update_id,
+            "reasons": list(reasons),
+            "report": report or {},
+            "lineage": lineage,
+        }
+
     def _asked(
         self, action: Action, version: int | None, *, table: Table | None, keep: bool, slot: int
     ) -> RegistryState:
@@ -207,15 +217,15 @@ class RollingOut:
             raise RegistryError(f"{action}: which version?")
         if action == "promote":
             self._check_judged(version)
-            if state.paused is not None:
-                raise RegistryError(f"version {version} is not promoted: {state.paused}")
+            if state.held is not None:
+                raise RegistryError(f"version {version} is not promoted: {state.held}")
             return state.promoted(version, slot=slot)
         if action == "pin":
             return state.aliased(f"pin-{version}", version if keep else None)
         state.info(version)
         if action == "shadow":
             return _shadowed(state, version, keep, slot)
-        return _retired(state, version, slot)
+        return state.retired(version, slot=slot)
 
     def _with_table(self, table: Table, slot: int) -> RegistryState:
         state = self._state
@@ -255,22 +265,6 @@ def _shadowed(state: RegistryState, version: int, keep: bool, slot: int) -> Regi
     if keep:
         _check_number(len({*state.rollout.versions, *shadows} - {state.champion}))
     return state.rolled(replace(state.rollout, shadows=shadows), slot=slot)
-
-
-def _retired(state: RegistryState, version: int, slot: int) -> RegistryState:
-    """With a version that answers nowhere any more, not even as a way out."""
-    if version == state.champion:
-        raise RegistryError(f"version {version} is the champion: roll back or promote another")
-    info = state.info(version)
-    status: Status = "rejected" if info.promotion is None else "withdrawn"
-    gone = replace(info, status=status, decided_slot=slot)
-    versions = tuple(gone if one.version == version else one for one in state.versions)
-    free = ("anchor", f"pin-{version}")
-    aliases = {name: of for name, of in state.aliases.items() if name not in free or of != version}
-    line = tuple(one for one in state.line if one != version)
-    rollout = state.rollout.without((version,), slot=slot, champion=state.champion)
-    after = replace(state, aliases=aliases, versions=versions, line=line)
-    return after.rolled(rollout, slot=slot)
 
 
 def _check_number(others: int) -> None:

@@ -258,10 +258,7 @@ class Rollouts:
 
         The new champion itself has arrived, and somebody's own table is over.
         """
-        shadows = tuple(one for one in self.shadows if one != champion)
-        known = replace(self, shadows=shadows)
-        if known.waiting is not None and known.waiting.version == champion:
-            known = replace(known, waiting=None)
+        known = self._less(frozenset({champion}))
         flight = known.flight
         if flight is None:
             return replace(known, table=None)
@@ -283,12 +280,16 @@ class Rollouts:
         out = frozenset(gone)
         if not out & self.versions:
             return self
-        known = replace(self, shadows=tuple(one for one in self.shadows if one not in out))
-        if known.waiting is not None and known.waiting.version in out:
-            known = replace(known, waiting=None)
+        known = self._less(out)
         held = {*(known.table.versions if known.table else ())}
         held |= {known.flight.version} if known.flight is not None else set()
         return known.end(slot=slot, champion=champion) if held & out else known
+
+    def _less(self, out: frozenset[int]) -> Rollouts:
+        """With none of these among what waits and the shadows."""
+        stays = self.waiting is not None and self.waiting.version not in out
+        shadows = tuple(one for one in self.shadows if one not in out)
+        return replace(self, waiting=self.waiting if stays else None, shadows=shadows)
 
     def _begun(self, flight: Flight, slot: int, champion: int) -> Rollouts:
         begun = replace(self, flight=replace(flight, stage="shadow", began=slot, since=slot))

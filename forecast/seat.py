@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,14 +54,11 @@ class Seat:
         held = np.concatenate([held, np.asarray(whole == 0, np.float32)], axis=-1)
         mixed = np.zeros_like(values[-1])
         for at, one in enumerate(values):
-            share = held[..., at]
-            share = share.reshape(len(share), *(1,) * (one.ndim - 3), share.shape[1], 1)
+            share = _along(held[..., at], mixed.ndim)
             mixed += np.where(share > 0, share * np.where(np.isfinite(one), one, 0), 0)
         # The champion's silence where it answers: NaN, as ever.
-        silent = held[..., -1] > 0
-        silent = silent.reshape(len(silent), *(1,) * (mixed.ndim - 3), silent.shape[1], 1)
-        several = (held > 0).sum(-1) > 1
-        several = several.reshape(silent.shape)
+        silent = _along(held[..., -1] > 0, mixed.ndim)
+        several = _along((held > 0).sum(-1) > 1, mixed.ndim)
         mixed = np.where(several, np.sort(mixed, axis=-1), mixed)
         mixed = np.where(silent, values[-1], mixed).astype(np.float32)
         if champion in self.versions:
@@ -97,3 +94,9 @@ def shown(
 def _between(dimensions: int) -> tuple[int, ...]:
     """The axes of a series' values [S, ..., T, Q] but for S and T."""
     return (*range(1, dimensions - 2), dimensions - 1)
+
+
+def _along(given_ST: NDArray[Any], dimensions: int) -> NDArray[Any]:
+    """What is said of series [S, T], to stand beside their values [S, ..., T, Q]."""
+    servers, targets = given_ST.shape
+    return given_ST.reshape(servers, *(1,) * (dimensions - 3), targets, 1)

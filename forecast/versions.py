@@ -7,7 +7,7 @@ rolled back; a later promotion makes it `promoted` again. Each change gives a ne
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
@@ -79,6 +79,11 @@ class RegistryState:
         """The version that a challenger must not fall behind; the base where none is named."""
         return self.aliases.get("anchor", self.aliases.get("base"))
 
+    @property
+    def held(self) -> str | None:
+        """Why nothing is promoted now; None: it may be. A first version always may."""
+        return None if self.paused is None or self.champion is None else str(self.paused)
+
     def info(self, version: int) -> VersionInfo:
         """What is known of a kept version; raises UnknownVersion."""
         for info in self.versions:
@@ -149,9 +154,19 @@ class RegistryState:
         if info.status == "promoted":
             raise RegistryError(f"version {version} is promoted: roll it back, do not reject it")
         aliases = _without(self.aliases, "challenger", version)
-        mark = replace(info, status="rejected", decided_slot=slot)
         rollout = self.rollout.without((version,), slot=slot, champion=self.champion)
-        state = replace(self, aliases=aliases, versions=self._with(mark))
+        state = replace(self._marked({version}, "rejected", slot), aliases=aliases)
+        return state.rolled(rollout, slot=slot)
+
+    def retired(self, version: int, *, slot: int) -> RegistryState:
+        """With a version that answers nowhere any more; raises RegistryError if it is champion."""
+        if version == self.champion:
+            raise RegistryError(f"version {version} is the champion: roll back or promote another")
+        status: Status = "rejected" if self.info(version).promotion is None else "withdrawn"
+        aliases = _without(_without(self.aliases, "anchor", version), f"pin-{version}", version)
+        line = tuple(kept for kept in self.line if kept != version)
+        rollout = self.rollout.without((version,), slot=slot, champion=self.champion)
+        state = replace(self._marked({version}, status, slot), line=line, aliases=aliases)
         return state.rolled(rollout, slot=slot)
 
     def rolled_back(self, to: int | None, *, slot: int) -> RegistryState:
@@ -177,18 +192,14 @@ class RegistryState:
         else:  # it was withdrawn: what was good before it is good still, and the base always
             later = {one.version for one in self.versions if (one.promotion or 0) > info.promotion}
             gone = (later & {*self.line}) - {self.aliases.get("base")}
-        back = replace(info, status="promoted", decided_slot=slot)
-        versions = tuple(
-            replace(each, status="withdrawn", decided_slot=slot) if each.version in gone else each
-            for each in self._with(back)
-        )
         aliases = dict(self.aliases)
         if aliases.get("anchor") in gone:
             aliases["anchor"] = to
         # What was on its way was compared with what is withdrawn now, and may have come of it.
         rollout = self.rollout.without((*gone, *self.rollout.accepted), slot=slot, champion=to)
         line = (*(kept for kept in self.line if kept not in {*gone, to}), to)
-        state = replace(self, line=line, aliases=aliases, versions=versions)
+        marked = self._marked(gone, "withdrawn", slot)._marked({to}, "promoted", slot)
+        state = replace(marked, line=line, aliases=aliases)
         return state.rolled(rollout.moved(to, slot=slot), slot=slot)
 
     def rolled(self, rollout: Rollouts, *, slot: int) -> RegistryState:
@@ -199,13 +210,8 @@ class RegistryState:
         if self.paused is not None:
             rollout = rollout.held(self.rollout)
         left = self.rollout.accepted - rollout.versions
-        versions = tuple(
-            replace(each, status="rejected", decided_slot=slot)
-            if each.version in left and each.status == "registered"
-            else each
-            for each in self.versions
-        )
-        return self._next(rollout=rollout, versions=versions)
+        undecided = {each.version for each in self.versions if each.status == "registered"}
+        return self._marked(left & undecided, "rejected", slot)._next(rollout=rollout)
 
     def aliased(self, name: str, version: int | None) -> RegistryState:
         """With the alias naming this version, or with no such alias (None).
@@ -268,6 +274,14 @@ class RegistryState:
 
     def _with(self, info: VersionInfo) -> tuple[VersionInfo, ...]:
         return tuple(info if each.version == info.version else each for each in self.versions)
+
+    def _marked(self, which: Collection[int], status: Status, slot: int) -> RegistryState:
+        """With a status of these versions that was decided at a slot."""
+        versions = tuple(
+            replace(each, status=status, decided_slot=slot) if each.version in which else each
+            for each in self.versions
+        )
+        return replace(self, versions=versions)
 
     def _next(self, **changes: Any) -> RegistryState:  # noqa: ANN401
         """The state after a change, `champion` and `previous` following the line."""

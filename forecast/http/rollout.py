@@ -132,7 +132,7 @@ def rollout_routes(
             expected=request.headers.get("if-match"),
             dry_run=asked.dry_run,
         )
-        return await _rolled(service, state, asked)
+        return await _rolled(service, state, dry_run=asked.dry_run)
 
     @router.post("/rollout/resume", dependencies=operate, responses=told)
     async def resume(request: Request) -> Response:
@@ -140,7 +140,7 @@ def rollout_routes(
         asked = await asked_of(request, ReasonRequest)
         who = request.state.principal.name
         state = await service.resume(asked.reason, who, request_id(request))
-        return await _rolled(service, state, asked)
+        return await _rolled(service, state)
 
     _version_routes(router, service, operate, told)
     return router
@@ -217,15 +217,14 @@ async def _steered(
         dry_run=asked.dry_run,
         **what,
     )
-    return await _rolled(service, state, asked)
+    return await _rolled(service, state, dry_run=asked.dry_run)
 
 
-async def _rolled(service: Service, state: RegistryState, asked: ReasonRequest) -> Response:
-    dry = isinstance(asked, ChangeRequest) and asked.dry_run
+async def _rolled(service: Service, state: RegistryState, *, dry_run: bool = False) -> Response:
     fields = fields_of(state, await service.snapshot())
-    if dry:
+    if dry_run:
         fields["tag"] = tag_of(await service.models())
-    answer = json_response(RolledAnswer(**fields, dry_run=dry))
-    if not dry:
+    answer = json_response(RolledAnswer(**fields, dry_run=dry_run))
+    if not dry_run:
         answer.headers["ETag"] = tag_of(state)
     return answer

@@ -76,15 +76,16 @@ def make_app(
         Shortcut, path=f"{_PREFIX}/forecast", reads=reads, service=service, guard=guard, now=now
     )
     read, ingest = [needing(guard, "read")], [needing(guard, "ingest")]
+    operate = [needing(guard, "operate")]
     for router, needs in (
         (_forecast_routes(service, reads, now), read),
         (_report_routes(service), read),
         (reading_routes(service), read),
         (_ingest_routes(service, max_body_bytes), ingest),
         (event_routes(service, read=read, ingest=ingest), []),
-        (record_routes(service, read=read, operate=[needing(guard, "operate")]), []),
-        (rollout_routes(service, read=read, operate=[needing(guard, "operate")]), []),
-        (steering_routes(service), [needing(guard, "operate")]),
+        (record_routes(service, read=read, operate=operate), []),
+        (rollout_routes(service, read=read, operate=operate), []),
+        (steering_routes(service), operate),
     ):
         app.include_router(router, prefix=_PREFIX, dependencies=needs, responses=told)
     if max_update_bytes is not None:

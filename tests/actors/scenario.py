@@ -13,6 +13,7 @@ from connect.replay import Replay, demo
 from forecast.config import Config
 from forecast.config_files import load
 from forecast.schema import SampleBlock
+from train.rollout import RolloutRules
 
 MEMBERS = {
     "champion",
@@ -25,6 +26,17 @@ MEMBERS = {
 """Who issues forecasts of record, once there is a champion."""
 
 HISTORY_DAYS, STREAM_SLOTS = 2, 84
+
+ROLLOUT = RolloutRules(
+    shadow=9,
+    canary=3,
+    fast_shadow=0,
+    fast_canary=3,
+    canary_share=0.1,
+    horizon=6,
+    threshold=0.05,
+)
+"""Shadow, then canary; after a drift the canary at once."""
 
 
 def small_replay() -> Replay:

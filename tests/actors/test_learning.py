@@ -16,12 +16,12 @@ from forecast.canonical import sha256
 from forecast.errors import ArtifactError, NothingNew
 from forecast.hours import Hours
 from forecast.pauses import Pause
-from tests.actors.scenario import small_config, small_replay
+from forecast.versions import RegistryState
+from tests.actors.scenario import ROLLOUT, small_config, small_replay
 from tests.train.losses_scene import losses
 from train.breaker import Breaker
 from train.evidence import unpack
 from train.gate import Evidence
-from train.rollout import RolloutRules
 
 REPLAY = small_replay()
 HOUR = 12
@@ -98,8 +98,8 @@ class _Registry:
         return version
 
     async def state(self):
-        known = {"anchor": self.anchor, "versions": self.versions}
-        return SimpleNamespace(champion=3, paused=self.paused, **known)
+        aliases = {"champion": 3, "anchor": self.anchor}
+        return RegistryState(aliases=aliases, versions=self.versions, paused=self.paused)
 
     async def register(self, artifact, *, update_id, slot):
         return 9
@@ -439,16 +439,7 @@ async def test_with_a_rollout_what_passes_is_accepted_and_after_a_drift_goes_the
     tmp_path, drift, stage
 ):
     scene = _Scene(tmp_path)
-    rules = RolloutRules(
-        shadow=9,
-        canary=3,
-        fast_shadow=0,
-        fast_canary=3,
-        canary_share=0.1,
-        horizon=6,
-        threshold=0.05,
-    )
-    settings = dataclasses.replace(scene.settings, rollout=rules)
+    settings = dataclasses.replace(scene.settings, rollout=ROLLOUT)
     scene.settings = scene.learning._settings = settings
     scene.judged_as(Evidence(losses=losses({"challenger": 0.0, "champion": 0.0})))
     scene.state = dataclasses.replace(scene.state, drift_due=drift)
@@ -460,16 +451,7 @@ async def test_with_a_rollout_what_passes_is_accepted_and_after_a_drift_goes_the
 
 async def test_without_a_champion_that_answers_what_passes_serves_at_once_all_the_same(tmp_path):
     scene = _Scene(tmp_path)
-    rules = RolloutRules(
-        shadow=9,
-        canary=3,
-        fast_shadow=0,
-        fast_canary=3,
-        canary_share=0.1,
-        horizon=6,
-        threshold=0.05,
-    )
-    scene.learning._settings = dataclasses.replace(scene.settings, rollout=rules)
+    scene.learning._settings = dataclasses.replace(scene.settings, rollout=ROLLOUT)
     scene.judged_as(Evidence(losses=losses({"challenger": 0.0})))  # the champion's are not finite
     await scene.to(1026)
     assert [verdict for verdict, _, _ in scene.registry.verdicts] == ["promote"]

@@ -12,24 +12,14 @@ from actors.offline import train_and_judge
 from forecast.audit import AuditLog
 from forecast.evidence_files import EvidenceFiles
 from forecast.registry import Registry
-from tests.actors.scenario import small_config, small_replay
+from tests.actors.scenario import ROLLOUT, small_config, small_replay
 from tests.forecast.registry_scene import artifact
 from tests.train.losses_scene import losses
 from train.evidence import reproduce
 from train.gate import Evidence
 from train.jobs import Result
-from train.rollout import RolloutRules
 
 REPLAY = small_replay()
-RULES = RolloutRules(
-    shadow=9,
-    canary=3,
-    fast_shadow=0,
-    fast_canary=3,
-    canary_share=0.1,
-    horizon=6,
-    threshold=0.05,
-)
 CLOSED = 1000
 
 
@@ -61,9 +51,9 @@ class _Trainer:
 @pytest.mark.parametrize(
     ("rules", "told", "said"),
     [
-        (RULES, {"challenger": -0.1, "champion": 0.0}, "accepted"),
-        (RULES, {"challenger": 0.3, "champion": 0.0}, "rejected"),
-        (RULES, {"challenger": 0.0}, "promoted"),  # the champion's are not finite
+        (ROLLOUT, {"challenger": -0.1, "champion": 0.0}, "accepted"),
+        (ROLLOUT, {"challenger": 0.3, "champion": 0.0}, "rejected"),
+        (ROLLOUT, {"challenger": 0.0}, "promoted"),  # the champion's are not finite
         (None, {"challenger": -0.1, "champion": 0.0}, "promoted"),
     ],
 )

@@ -7,7 +7,6 @@ state last. The restored log says that it was restored, owner locks go on with t
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from forecast.audit import AuditLog
@@ -21,7 +20,7 @@ from forecast.backup import (
     write_copy,
 )
 from forecast.errors import AuditError, StateError
-from forecast.storage import DISK, TEMPORARY, Disk, make_folders, write_atomic
+from forecast.storage import DISK, TEMPORARY, Disk, leave_epoch, make_folders
 
 
 def restore(
@@ -61,7 +60,8 @@ def restore(
         chunks = read_chunks(folder / file.path)
         compare(folder / file.path, file, write_copy(path, file.path, chunks, disk=disk))
     _check_audit(work[STATE] / "audit", manifest, who=who, now_s=now_s, disk=disk)
-    _write_epochs(work[STATE], manifest, disk=disk)
+    for place, epoch in manifest.epochs.items():
+        leave_epoch(work[STATE] / place, epoch, owner="a backup", disk=disk)
     for part, target in targets.items():
         disk.sync(work[part])
         disk.rename(work[part], target)
@@ -88,12 +88,3 @@ def _check_audit(
     }
     slot = manifest.slot or 0
     log.append(kind="restored", slot=slot, who=who, time_s=now_s, detail=detail)
-
-
-def _write_epochs(directory: Path, manifest: Manifest, *, disk: Disk) -> None:
-    """Owner records that nobody holds: whoever comes next has a later epoch than was backed up."""
-    for place, epoch in manifest.epochs.items():
-        path = directory / f"{place}.json"
-        record = {"format": 1, "owner": "a backup", "host": "", "process": None, "epoch": epoch}
-        make_folders(path.parent, disk=disk)
-        write_atomic(path, json.dumps(record).encode(), disk=disk)

@@ -197,6 +197,11 @@ def files_below(directory: Path, place: str, *, leave: Collection[str] = ()) -> 
     return found
 
 
+def taken(path: Path) -> bool:
+    """Whether something is at a path already; an empty folder is nothing."""
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
+
 def begin(folder: Path, *, disk: Disk = DISK) -> Path:
     """The folder in which a backup is made that then becomes `folder`.
 
@@ -205,7 +210,7 @@ def begin(folder: Path, *, disk: Disk = DISK) -> Path:
     """
     if not folder.is_absolute():
         raise StateError(f"{folder}: a backup needs an absolute path: the actors write it")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if taken(folder):
         raise StateError(f"{folder}: is there already, and not empty")
     make_folders(folder.parent, disk=disk)
     for left in folder.parent.glob(f"{TEMPORARY}{folder.name}-*"):

@@ -17,6 +17,7 @@ from forecast.backup import (
     check,
     compare,
     read_chunks,
+    taken,
     write_copy,
 )
 from forecast.errors import AuditError, StateError
@@ -43,7 +44,7 @@ def restore(
         STATE: state_dir / manifest.panel,
     }
     for target in targets.values():
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        if taken(target):
             raise StateError(
                 f"{target}: is there already; a restore needs an empty place. What an interrupted "
                 "restore has left there may be removed"

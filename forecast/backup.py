@@ -266,14 +266,12 @@ def sealed(path: Path, place: str, *, disk: Disk = DISK) -> CopiedFile:
 
 def _read(path: Path) -> tuple[int, str]:
     """A file's size and hash; raises StateError."""
-    digest, size = hashlib.sha256(), 0
     try:
-        for data in read_chunks(path):
-            digest.update(data)
-            size += len(data)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+            return file.tell(), digest.hexdigest()
     except OSError as error:
         raise StateError(f"{path}: {error.strerror}") from error
-    return size, digest.hexdigest()
 
 
 def told(folder: Path, manifest: Manifest) -> dict[str, Any]:

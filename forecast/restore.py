@@ -10,16 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from forecast.audit import AuditLog
-from forecast.backup import (
-    ARTIFACTS,
-    STATE,
-    Manifest,
-    check,
-    compare,
-    read_chunks,
-    taken,
-    write_copy,
-)
+from forecast.backup import ARTIFACTS, STATE, Held, Manifest, check, compare, taken
 from forecast.errors import AuditError, StateError
 from forecast.storage import DISK, TEMPORARY, Disk, leave_epoch, make_folders
 
@@ -57,9 +48,9 @@ def restore(
         disk.make_folder(work[part])
     for file in manifest.files:
         part, _, place = file.path.partition("/")
-        path = work[part] / place
-        chunks = read_chunks(folder / file.path)
-        compare(folder / file.path, file, write_copy(path, file.path, chunks, disk=disk))
+        source = folder / file.path
+        [copied] = Held({place: source}).copy(work[part], disk=disk)
+        compare(source, file, copied)
     _check_audit(work[STATE] / "audit", manifest, who=who, now_s=now_s, disk=disk)
     for place, epoch in manifest.epochs.items():
         leave_epoch(work[STATE] / place, epoch, owner="a backup", disk=disk)

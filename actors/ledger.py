@@ -37,7 +37,7 @@ class LedgerActor:
             self._lock.release()
             raise
         self._day = slots_per_day(settings["step_seconds"])
-        self._known: tuple[int | None, dict[str, Any]] = (None, {})
+        self._known: tuple[int | None, dict[str, Any]] = (None, {"wql": {}})
         self._published = asyncio.Condition()
 
     async def issue(
@@ -125,4 +125,4 @@ class LedgerActor:
         if through is not None and through != self._known[0]:
             report = self._ledger.accuracy(since_slot=through - self._day)
             self._known = (through, lately(report))
-        return self._known[1] or {"wql": {}}
+        return self._known[1]

@@ -64,7 +64,6 @@ class ControllerActor:
             now=time.time,
             outbox=outbox,
         )
-        self._learns = settings.learning
         self._steps = 0
         self._failures = 0
         self._error: str | None = None
@@ -85,12 +84,11 @@ class ControllerActor:
             },
             own=self.status,
         )
-        self._loop = asyncio.get_running_loop().create_task(self._run())
-        self._notifying = None
+        beside = [self._publisher.run()]
         if webhook is not None and outbox is not None:
-            sending = Webhook(**webhook).run(outbox)
-            self._notifying = asyncio.get_running_loop().create_task(sending)
-        self._publishing = asyncio.get_running_loop().create_task(self._publisher.run())
+            beside.append(Webhook(**webhook).run(outbox))
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(one) for one in (self._run(), *beside)]
 
     async def status(self) -> dict[str, Any]:
         """Where the loop stands."""
@@ -103,7 +101,7 @@ class ControllerActor:
             "failures": self._failures,
             "error": self._error,
             "last_failure": self._controller.last_failure,
-            "learning": self._learns,
+            "learning": self._controller.settings.learning,
             "drift_level": drift.get("levels"),
             "drift_watching": drift.get("watching"),
             "outside_windows": self._controller.outside,
@@ -143,11 +141,9 @@ class ControllerActor:
 
     async def close(self) -> None:
         """Stop stepping, between two steps or within one: a step cut short is done again."""
-        tasks = [self._loop, self._publishing]
-        tasks += [] if self._notifying is None else [self._notifying]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.wait(tasks)
+        await asyncio.wait(self._tasks)
 
     async def _wait(self) -> Any:
         """The buffer's status, once a slot is closed that is not stepped, or after a while."""

@@ -91,15 +91,13 @@ class Safety:
     async def learned(self, outcome: Outcome | None, state: ControllerState) -> ControllerState:
         """After a slot's learning: how a training ended that came to its end in it."""
         slot, rules = _slot(state), self._settings.breaker
-        if rules is None:
+        if rules is None or outcome is None:
             return state
-        breaker = state.breaker
-        if outcome is not None and outcome.failure is not None:
-            breaker = breaker.failed(slot, rules)
-        elif outcome is not None:
-            breaker = breaker.succeeded(slot, rules)
-        why = "a training succeeded" if outcome is None else outcome.failure or "it succeeded"
-        return await self._turned(breaker, why, state)
+        if outcome.failure is None:
+            breaker = state.breaker.succeeded(slot, rules)
+        else:
+            breaker = state.breaker.failed(slot, rules)
+        return await self._turned(breaker, outcome.failure or "it succeeded", state)
 
     async def save(self, state: ControllerState) -> None:
         """Write what the state names, and what people are to be told, before it is committed."""

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
@@ -142,16 +142,19 @@ class Held:
             os.close(descriptor)
 
     def _copy(self, descriptor: int, size: int, folder: Path, place: str, disk: Disk) -> CopiedFile:
-        def chunks() -> Iterable[bytes]:
-            offset = 0
-            while offset < size:
-                data = os.pread(descriptor, min(_CHUNK, size - offset), offset)
-                if not data:
-                    raise StateError(f"{place}: was cut at {offset} of {size} bytes")
-                offset += len(data)
-                yield data
-
-        return write_copy(folder / place, place, chunks(), disk=disk)
+        path, digest, offset = folder / place, hashlib.sha256(), 0
+        make_folders(path.parent, disk=disk)
+        disk.write(path, b"")
+        while offset < size:
+            data = os.pread(descriptor, min(_CHUNK, size - offset), offset)
+            if not data:
+                raise StateError(f"{place}: was cut at {offset} of {size} bytes")
+            offset += len(data)
+            digest.update(data)
+            disk.append(path, data)
+        disk.sync(path)
+        disk.sync(path.parent)
+        return CopiedFile(place, size, digest.hexdigest())
 
 
 def _below(place: str) -> bool:
@@ -159,27 +162,6 @@ def _below(place: str) -> bool:
     parsed = PurePosixPath(place)
     plain = parsed.as_posix() == place and place not in ("", ".") and "\0" not in place
     return plain and not parsed.is_absolute() and ".." not in parsed.parts
-
-
-def write_copy(path: Path, place: str, chunks: Iterable[bytes], *, disk: Disk) -> CopiedFile:
-    """Write a file from its parts, durably; what was written."""
-    digest, size = hashlib.sha256(), 0
-    make_folders(path.parent, disk=disk)
-    disk.write(path, b"")
-    for data in chunks:
-        digest.update(data)
-        size += len(data)
-        disk.append(path, data)
-    disk.sync(path)
-    disk.sync(path.parent)
-    return CopiedFile(place, size, digest.hexdigest())
-
-
-def read_chunks(path: Path) -> Iterable[bytes]:
-    """A file in parts."""
-    with path.open("rb") as file:
-        while data := file.read(_CHUNK):
-            yield data
 
 
 def files_below(directory: Path, place: str, *, leave: Collection[str] = ()) -> dict[str, Path]:
@@ -197,6 +179,11 @@ def files_below(directory: Path, place: str, *, leave: Collection[str] = ()) -> 
     return found
 
 
+def taken(path: Path) -> bool:
+    """Whether something is at a path already; an empty folder is nothing."""
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
+
 def begin(folder: Path, *, disk: Disk = DISK) -> Path:
     """The folder in which a backup is made that then becomes `folder`.
 
@@ -205,7 +192,7 @@ def begin(folder: Path, *, disk: Disk = DISK) -> Path:
     """
     if not folder.is_absolute():
         raise StateError(f"{folder}: a backup needs an absolute path: the actors write it")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if taken(folder):
         raise StateError(f"{folder}: is there already, and not empty")
     make_folders(folder.parent, disk=disk)
     for left in folder.parent.glob(f"{TEMPORARY}{folder.name}-*"):
@@ -261,14 +248,12 @@ def sealed(path: Path, place: str, *, disk: Disk = DISK) -> CopiedFile:
 
 def _read(path: Path) -> tuple[int, str]:
     """A file's size and hash; raises StateError."""
-    digest, size = hashlib.sha256(), 0
     try:
-        for data in read_chunks(path):
-            digest.update(data)
-            size += len(data)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+            return file.tell(), digest.hexdigest()
     except OSError as error:
         raise StateError(f"{path}: {error.strerror}") from error
-    return size, digest.hexdigest()
 
 
 def told(folder: Path, manifest: Manifest) -> dict[str, Any]:

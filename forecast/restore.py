@@ -7,21 +7,12 @@ state last. The restored log says that it was restored, owner locks go on with t
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from forecast.audit import AuditLog
-from forecast.backup import (
-    ARTIFACTS,
-    STATE,
-    Manifest,
-    check,
-    compare,
-    read_chunks,
-    write_copy,
-)
+from forecast.backup import ARTIFACTS, STATE, Held, Manifest, check, compare, taken
 from forecast.errors import AuditError, StateError
-from forecast.storage import DISK, TEMPORARY, Disk, make_folders, write_atomic
+from forecast.storage import DISK, TEMPORARY, Disk, leave_epoch, make_folders
 
 
 def restore(
@@ -44,7 +35,7 @@ def restore(
         STATE: state_dir / manifest.panel,
     }
     for target in targets.values():
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        if taken(target):
             raise StateError(
                 f"{target}: is there already; a restore needs an empty place. What an interrupted "
                 "restore has left there may be removed"
@@ -57,11 +48,12 @@ def restore(
         disk.make_folder(work[part])
     for file in manifest.files:
         part, _, place = file.path.partition("/")
-        path = work[part] / place
-        chunks = read_chunks(folder / file.path)
-        compare(folder / file.path, file, write_copy(path, file.path, chunks, disk=disk))
+        source = folder / file.path
+        [copied] = Held({place: source}).copy(work[part], disk=disk)
+        compare(source, file, copied)
     _check_audit(work[STATE] / "audit", manifest, who=who, now_s=now_s, disk=disk)
-    _write_epochs(work[STATE], manifest, disk=disk)
+    for place, epoch in manifest.epochs.items():
+        leave_epoch(work[STATE] / place, epoch, owner="a backup", disk=disk)
     for part, target in targets.items():
         disk.sync(work[part])
         disk.rename(work[part], target)
@@ -88,12 +80,3 @@ def _check_audit(
     }
     slot = manifest.slot or 0
     log.append(kind="restored", slot=slot, who=who, time_s=now_s, detail=detail)
-
-
-def _write_epochs(directory: Path, manifest: Manifest, *, disk: Disk) -> None:
-    """Owner records that nobody holds: whoever comes next has a later epoch than was backed up."""
-    for place, epoch in manifest.epochs.items():
-        path = directory / f"{place}.json"
-        record = {"format": 1, "owner": "a backup", "host": "", "process": None, "epoch": epoch}
-        make_folders(path.parent, disk=disk)
-        write_atomic(path, json.dumps(record).encode(), disk=disk)

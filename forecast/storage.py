@@ -23,6 +23,8 @@ from forecast.errors import StateError
 TEMPORARY = ".tmp-"
 """Names that start so are unfinished; whoever finds one after a crash may remove it."""
 
+_FORMAT = 1
+"""Of an owner record."""
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 
 
@@ -141,7 +143,7 @@ class OwnerLock:
         `patience_s`: how long to wait for a holder that is ending just now.
         """
         self._path = path
-        self._path_of_record = path.with_name(f"{path.name}.json")
+        self._path_of_record = _path_of_record(path)
         self._disk = disk
         make_folders(path.parent, disk=disk)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -151,13 +153,8 @@ class OwnerLock:
             if not self._locked and _alive(before, owner):
                 raise StateError(self._refusal(before))
             self.epoch = int(before.get("epoch", 0)) + 1
-            self._record = {
-                "format": 1,
-                "owner": owner,
-                "host": socket.gethostname(),
-                "process": os.getpid(),
-                "epoch": self.epoch,
-            }
+            host, process = socket.gethostname(), os.getpid()
+            self._record = _record(owner, host=host, process=process, epoch=self.epoch)
             write_atomic(self._path_of_record, _encode(self._record), disk=disk)
         except BaseException:
             os.close(self._descriptor)
@@ -210,7 +207,7 @@ class OwnerLock:
             return {}
         except ValueError as error:
             raise StateError(f"{self._path_of_record}: damaged owner record: {error}") from error
-        if not isinstance(record, dict) or record.get("format") != 1:
+        if not isinstance(record, dict) or record.get("format") != _FORMAT:
             raise StateError(f"{self._path_of_record}: unknown format of an owner record")
         return record
 
@@ -220,6 +217,21 @@ class OwnerLock:
             f"(host {holder.get('host', '?')}, process {holder.get('process', '?')}, "
             f"epoch {holder.get('epoch', '?')})"
         )
+
+
+def leave_epoch(path: Path, epoch: int, *, owner: str, disk: Disk = DISK) -> None:
+    """Write the record of a lock that nobody holds: who takes it next has a later epoch."""
+    make_folders(path.parent, disk=disk)
+    record = _record(owner, host="", process=None, epoch=epoch)
+    write_atomic(_path_of_record(path), _encode(record), disk=disk)
+
+
+def _path_of_record(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _record(owner: str, *, host: str, process: int | None, epoch: int) -> dict[str, Any]:
+    return {"format": _FORMAT, "owner": owner, "host": host, "process": process, "epoch": epoch}
 
 
 def _encode(record: Mapping[str, Any]) -> bytes:

@@ -55,8 +55,8 @@ class Breaker:
         """Whether a training may start at a slot; half open it is the probe."""
         return self.state(slot, rules) != "open"
 
-    def failed(self, slot: int, rules: BreakerRules, *, count: int = 1) -> Breaker:
-        """After so many failures at a slot. A failed probe opens it for another cool-down.
+    def failed(self, slot: int, rules: BreakerRules) -> Breaker:
+        """After a failure at a slot. A failed probe opens it for another cool-down.
 
         Failures while it is open, of a training that had begun before, change nothing.
         """
@@ -65,7 +65,7 @@ class Breaker:
             return Breaker(opened=slot)
         if state == "open":
             return self
-        known = (*(at for at in self.failures if slot - at < rules.window), *(slot,) * count)
+        known = (*(at for at in self.failures if slot - at < rules.window), slot)
         if len(known) >= rules.failures:
             return Breaker(opened=slot)
         return replace(self, failures=known)

@@ -93,10 +93,7 @@ class Reproduced:
 
 def evidence_of(detail: Mapping[str, Any]) -> str:
     """The hash of the evidence that a verdict's record names; raises StateError without one."""
-    said = detail.get("report", {}).get("decided_from")
-    if said is None:
-        raise StateError(f"{detail.get('update_id')}: its record names no evidence")
-    return str(said["evidence"])
+    return str(_decided_from(detail)["evidence"])
 
 
 def reproduce(kind: str, detail: Mapping[str, Any], data: bytes) -> Reproduced:
@@ -105,9 +102,7 @@ def reproduce(kind: str, detail: Mapping[str, Any], data: bytes) -> Reproduced:
     Bitwise on the same kind of processor: sums are a matrix product, whose order is its own. Raises
     StateError when the record names no evidence, or it is damaged.
     """
-    evidence_of(detail)
-    report = detail["report"]
-    said = report["decided_from"]
+    said, report = _decided_from(detail), detail["report"]
     decision = decide(
         unpack(data),
         Rules(**said["rules"]),
@@ -119,3 +114,10 @@ def reproduce(kind: str, detail: Mapping[str, Any], data: bytes) -> Reproduced:
     then = {**report, "reasons": detail["reasons"], "promote": kind != "reject"}
     differs = [key for key in now if canonical({"": now[key]}) != canonical({"": then.get(key)})]
     return Reproduced(decision.promote, decision.reasons, tuple(differs))
+
+
+def _decided_from(detail: Mapping[str, Any]) -> Mapping[str, Any]:
+    said: Mapping[str, Any] | None = detail.get("report", {}).get("decided_from")
+    if said is None:
+        raise StateError(f"{detail.get('update_id')}: its record names no evidence")
+    return said

@@ -44,7 +44,6 @@ class _Calls(LearningCalls):
 def registry(tmp_path):
     """Versions 1 to 40, one promoted a day."""
     config = small_config(tmp_path, REPLAY)
-    config.panel_dir.mkdir(parents=True)
     actor = RegistryActor(**arguments.registry(config))
     for day in range(40):
         update_id, slot = f"u{day}", day * DAY

@@ -67,7 +67,6 @@ class _Scene:
 
     def __init__(self, folder, *, share=WORSE, breaker=RULES, **changes):
         config = small_config(folder, REPLAY)
-        config.panel_dir.mkdir(parents=True, exist_ok=True)
         given = arguments.settings(config)
         schema = replace(given.schema, step_seconds=1800)
         known = {"schema": schema, "horizon": 2, "update_every": 4, "learning": False}
@@ -184,7 +183,6 @@ async def test_where_the_anchor_is_damaged_the_base_is_restored_and_without_it_o
 
 async def test_a_gain_restores_nothing_and_neither_does_harm_where_it_is_only_told(tmp_path):
     for name, changes in (("better", {"share": BETTER}), ("told", {"twin_hours": 0})):
-        (tmp_path / name).mkdir()
         scene = _Scene(tmp_path / name, **changes)
         await scene.to(4 * DAY)
         assert (scene.registry.state().champion, scene.registry.state().paused) == (3, None)
@@ -192,8 +190,6 @@ async def test_a_gain_restores_nothing_and_neither_does_harm_where_it_is_only_to
 
 
 async def test_a_step_cut_short_after_the_restore_is_done_again_with_the_same_result(tmp_path):
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "cut").mkdir()
     whole, cut = _Scene(tmp_path / "whole"), _Scene(tmp_path / "cut")
     await whole.to(3 * DAY + 5)
     await cut.to(3 * DAY - 2)
@@ -209,8 +205,6 @@ async def test_a_step_cut_short_after_the_restore_is_done_again_with_the_same_re
 
 
 async def test_a_restore_in_a_step_that_fails_later_is_told_when_it_is_done_again(tmp_path):
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "failed").mkdir()
     whole, failed = _Scene(tmp_path / "whole"), _Scene(tmp_path / "failed")
     await whole.to(3 * DAY + 5)
     await failed.to(3 * DAY - 2)
@@ -230,8 +224,6 @@ async def test_a_restore_in_a_step_that_fails_later_is_told_when_it_is_done_agai
 
 
 async def test_a_step_that_failed_and_is_done_again_in_the_same_process_counts_once(tmp_path):
-    (tmp_path / "once").mkdir()
-    (tmp_path / "twice").mkdir()
     once, twice = _Scene(tmp_path / "once"), _Scene(tmp_path / "twice")
     for slot in range(9 * BLOCK):
         await once.step(slot)
@@ -246,8 +238,6 @@ async def test_a_step_that_failed_and_is_done_again_in_the_same_process_counts_o
 
 
 async def test_restarts_change_no_bit_of_what_is_known(tmp_path):
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "again").mkdir()
     whole, again = _Scene(tmp_path / "whole"), _Scene(tmp_path / "again")
     await whole.to(DAY + 9)
     await again.to(DAY + 9, restarts={0, 1, 2, 5, 22, DAY})

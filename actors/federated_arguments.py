@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from forecast.config import Config
@@ -44,16 +45,20 @@ def aggregator(config: Config) -> dict[str, Any]:
     }
 
 
-def spec_of(config: Config) -> ModelSpec:
-    """The network that sites share: what the config says of it, whatever data a site has."""
+def spec_of(config: Config, roles: Sequence[str] | None = None) -> ModelSpec:
+    """The network as the config says it, whatever data there is: what sites share.
+
+    `roles` stand in for those of the config.
+    """
     panel, schema = config.panel, config.panel.schema_of()
+    known = (config.model.roles or ()) if roles is None else roles
     window = WindowSpec(
         step_seconds=panel.step,
         context=panel.context_slots,
         horizon=panel.horizon_slots,
         metrics=schema.metrics,
         targets=schema.targets,
-        roles=("", *(config.model.roles or ())),
+        roles=("", *known),
     )
     network = config.model.model_dump(exclude={"roles"})
     return ModelSpec(window=window, quantiles=panel.quantiles, **network)

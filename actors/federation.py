@@ -124,10 +124,9 @@ class FederationActor(AggregatorActor, Copied):
     async def rounds(self, limit: int) -> dict[str, Any]:
         """The open round and the last ones, newest first."""
         await self._turn()
-        opened = {**await self.status(), "verdicts": dict(self._aggregator.open.verdicts)}
         kept = self._federation.book.rounds[-limit:][::-1]
         told = [{k: v for k, v in each.items() if k != "noted"} for each in kept]
-        return {"open": opened, "rounds": told}
+        return {"open": await self.status(), "rounds": told}
 
     async def numbers(self) -> dict[str, Any]:
         """For telemetry."""

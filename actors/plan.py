@@ -60,19 +60,12 @@ def measure(config: Config) -> Rates:
     """Rates on this machine: CPU seconds of one thread, over a network of random weights."""
     import torch  # only where it is asked for
 
-    from actors import arguments
-    from forecast.model import Model, ModelSpec, build
-    from forecast.window_spec import WindowSpec
+    from actors import arguments, federated_arguments
+    from forecast.model import Model, build
     from train.learner import Learner
 
-    panel, schema = config.panel, config.panel.schema_of()
-    roles = ("", *(config.model.roles or ("role",)))
-    window = WindowSpec(
-        panel.step, panel.context_slots, panel.horizon_slots, schema.metrics, schema.targets, roles
-    )
-    sizes = config.model.model_dump(exclude={"roles"})
-    spec = ModelSpec(window=window, quantiles=panel.quantiles, **sizes)
-    model, raw = Model(spec, build(spec, seed=0)).serving(), _windows(window)
+    spec = federated_arguments.spec_of(config, config.model.roles or ("role",))
+    model, raw = Model(spec, build(spec, seed=0)).serving(), _windows(spec.window)
     learner = Learner.of({**arguments.trainer(config)["learner"], "epochs": 1, "threads": 1})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # threads that wait for each other by spinning would count too

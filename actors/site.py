@@ -65,8 +65,8 @@ class Slots:
 class Watching(Protocol):
     """Who looks on, such as a comparison with learning alone."""
 
-    def learned(self, site: Site, slot: int, *, seed: int, rate: float) -> None:
-        """An update was learned, from the site's windows at this slot."""
+    def learned(self, slot: int, *, seed: int, rate: float) -> None:
+        """The site learned an update, from its windows at this slot."""
 
     def took(self, site: Site, slot: int) -> None:
         """The site answers with a new version."""
@@ -171,7 +171,7 @@ class SiteAtWork:
         self.slot += self._slots.every
         self._save()
         if self._watching is not None:
-            self._watching.learned(self.site, slot, seed=seed, rate=now["rate"])
+            self._watching.learned(slot, seed=seed, rate=now["rate"])
         return self._send(now["round"])
 
     def _send(self, number: int) -> Did:

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -157,14 +158,11 @@ def _sites(
 ) -> list[SiteAtWork]:
     spec, seed = federated_arguments.spec_of(config), config.training.seed
     frame, start = begin(config.panel.schema_of(), spec, seed=seed)
+    recipes = federated_arguments.site(config)
     models: dict[int, GlobalModel] = {}
     works = []
     for name, servers in named:
-
-        def made(name: str = name, servers: tuple[str, ...] | None = servers) -> Site:
-            recipes = federated_arguments.site(config)
-            return Site(name, frame, given.feed.buffer, servers=servers, **recipes)
-
+        made = partial(Site, name, frame, given.feed.buffer, servers=servers, **recipes)
         curve = None
         if wishes.compare_days:
             path = folder / f"{name}.curve.jsonl"

@@ -36,9 +36,8 @@ class Curve:
             self._learned_at, learned = header["slot"], arrays["vector"].copy()
         self._vector = learned
 
-    def learned(self, site: Site, slot: int, *, seed: int, rate: float) -> None:
+    def learned(self, slot: int, *, seed: int, rate: float) -> None:
         """The network of its own learns the same; of a slot once, also after a restart."""
-        del site
         if slot <= self._learned_at:
             return
         self._alone.take(GlobalModel(0, self._vector))

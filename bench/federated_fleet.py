@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actors import arguments
+from actors import arguments, federated_arguments
 from actors.offline import fill
 from bench.losses import TARGETS
 from connect.files import FileSource
@@ -24,7 +24,6 @@ from forecast.config_files import load
 from forecast.errors import DataError
 from forecast.model import ModelSpec
 from forecast.schema import Schema
-from forecast.window_spec import WindowSpec
 from forecast.windows import RawWindows
 from train.buffer import Buffer
 
@@ -111,12 +110,13 @@ def fleet(data: Path, plan: Plan) -> Fleet:
     new = _part(grid, count, named, (plan.train_days - 1) * day) if plan.new_sites else old
     groups = [grid.servers[at : at + plan.servers] for at in range(0, named, plan.servers)]
     end = grid.first_slot + plan.train_days * day - 1
+    role = source.infos[0].role
     last = grid.first_slot + days * day - 1
     return Fleet(
         plan=plan,
         config=config,
         schema=config.panel.schema_of(),
-        spec=_spec(config, source.infos[0].role),
+        spec=federated_arguments.spec_of(config, (role,) if role else ()),
         buffer=_filled(config, old, end),
         newcomers=_filled(config, new, end),
         later=_filled(config, old, last),
@@ -157,17 +157,3 @@ def _filled(config: Config, grid: GridSource, last: int) -> Buffer:
     buffer = Buffer(**given)
     fill(buffer, config, replace(replay, start_slot=last + 1))
     return buffer
-
-
-def _spec(config: Config, role: str) -> ModelSpec:
-    schema, panel = config.panel.schema_of(), config.panel
-    window = WindowSpec(
-        step_seconds=schema.step_seconds,
-        context=panel.context_slots,
-        horizon=panel.horizon_slots,
-        metrics=schema.metrics,
-        targets=schema.targets,
-        roles=("", role) if role else ("",),
-    )
-    network = config.model.model_dump(exclude={"roles"})
-    return ModelSpec(window=window, quantiles=panel.quantiles, **network)

@@ -5,7 +5,6 @@ Every call waits out a busy or restarting aggregator, and may be made again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +19,6 @@ from forecast.tensors import MEDIA_TYPE, load
 
 _PREFIX = "/api/v1/federated"
 _WRITE = {"X-Fleetcast": "1", "Content-Type": MEDIA_TYPE}
-_TELL = {"X-Fleetcast": "1", "Content-Type": "application/json"}
 
 
 class SiteClient(Client):
@@ -65,6 +63,5 @@ class SiteClient(Client):
         """Tell a score, `SiteScore.to_json` of it; what became of the candidate so far."""
         body = {name: each for name, each in score.items() if name not in ("site", "version")}
         path = f"{_PREFIX}/global/{score['version']}/scores/{quote(score['site'], safe='')}"
-        sent = self._send("PUT", path, content=json.dumps(body).encode(), headers=_TELL)
-        answer: Mapping[str, Any] = sent.json()
+        answer: Mapping[str, Any] = self.change("PUT", path, body)
         return answer

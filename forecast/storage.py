@@ -75,13 +75,20 @@ DISK = Disk()
 """The real one; it holds no state."""
 
 
-def write_atomic(path: Path, data: bytes, *, disk: Disk = DISK) -> None:
-    """Replace the file's content, durably: after a crash it is the old one or the new one."""
+def write_atomic(
+    path: Path, data: bytes | memoryview, *, disk: Disk = DISK, sync: bool = True
+) -> None:
+    """Replace the file's content, durably: after a crash it is the old one or the new one.
+
+    Without `sync` that holds for a crash of the process, not for one of the machine.
+    """
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
     disk.write(temporary, data)
-    disk.sync(temporary)
+    if sync:
+        disk.sync(temporary)
     disk.rename(temporary, path)
-    disk.sync(path.parent)
+    if sync:
+        disk.sync(path.parent)
 
 
 def write_folder(path: Path, files: Mapping[str, bytes], *, disk: Disk = DISK) -> None:

@@ -2,6 +2,11 @@
 
 Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in neural networks"; one sum of Fisher
 information that decays, as in online EWC: Schwarz et al. 2018, "Progress & Compress".
+
+With equal stiffness it is what holds a federated site near the global weights it began from: Li et
+al. 2020, "Federated optimization in heterogeneous networks" (FedProx). The distance is squared: the
+gradient of the unsquared one has the same length however far the weights are, so it pulls hardest
+where it should not pull at all.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ class Elastic:
     """Springs from the weights to where they were."""
 
     anchors: tuple[Tensor, ...]
-    """The weights at the start: the champion's."""
+    """The weights at the start: the champion's, or the global ones with the site's own."""
     fisher: tuple[Tensor, ...]
     """How stiff each spring is; 1 on average."""
     weight: float
@@ -47,6 +52,12 @@ class Elastic:
         mean = float(sum(float(each.sum(dtype=torch.float64)) for each in sums)) / count
         fisher = tuple(each / mean if mean > 0 else each for each in sums)
         return cls(tuple(each.detach().clone() for each in weights), fisher, weight)
+
+    @classmethod
+    def even(cls, weights: Sequence[Tensor], *, weight: float) -> Self:
+        """Springs of equal stiffness that hold `weights`."""
+        stiff = tuple(torch.ones_like(each) for each in weights)
+        return cls(tuple(each.detach().clone() for each in weights), stiff, weight)
 
     def penalty(self, weights: Sequence[Tensor]) -> Tensor:
         """Half the weight times the sum of stiffness x squared distance; differentiable."""

@@ -16,7 +16,6 @@ from train.checkpoint import UpdateCheckpoint, moments_of, put_back
 from train.distillation import Teacher
 from train.ewc import Elastic
 from train.moving import Moving, Rows
-from train.proximal import Proximal
 from train.recipes import Recipe
 from train.steps import Lessons, hide_roles, mean_loss, weighed_losses
 
@@ -61,9 +60,9 @@ class Passes:
         self._weights = list(part.weights.values())
         self._optimizer = torch.optim.Adam(self._weights, lr=recipe.learning_rate, fused=True)
         self._rest = torch.empty(0, dtype=torch.int64)
-        self._elastic: Elastic | None = None
+        self._springs: dict[str, Elastic] = {}
+        """By their part of the loss."""
         self._teacher: Teacher | None = None
-        self._proximal: Proximal | None = None
 
     def hold_back(self, champions: Tensor, past: Bools, origin: NDArray[np.int64]) -> None:
         """Set up the recipe's penalties, from the champion's quantiles and the windows of the past.
@@ -74,7 +73,7 @@ class Passes:
         rows = np.flatnonzero(past)
         if recipe.ewc_weight and len(rows):
             ordered = rows[np.argsort(origin[rows], kind="stable")]
-            self._elastic = Elastic.of(
+            self._springs["ewc"] = Elastic.of(
                 self._weights,
                 self._gradients(ordered),
                 decay=recipe.ewc_decay,
@@ -83,7 +82,7 @@ class Passes:
         if recipe.distillation_weight and len(rows) and not self._drifted:
             self._teacher = Teacher(champions, past, recipe.distillation_weight)
         if recipe.proximal_weight:
-            self._proximal = Proximal.of(self._weights, weight=recipe.proximal_weight)
+            self._springs["proximal"] = Elastic.even(self._weights, weight=recipe.proximal_weight)
 
     def run(self, job: str, saving: Saving) -> None:
         """Make all steps, or those that the checkpoint of this job did not make."""
@@ -122,14 +121,10 @@ class Passes:
                 self._count("distillation", apart)
                 loss = loss + apart
             self._backward(loss)
-        if self._elastic is not None:
-            held = self._elastic.penalty(self._weights)
-            self._count("ewc", held)
+        for name, springs in self._springs.items():
+            held = springs.penalty(self._weights)
+            self._count(name, held)
             self._backward(held)
-        if self._proximal is not None:
-            away = self._proximal.penalty(self._weights)
-            self._count("proximal", away)
-            self._backward(away)
         norm = torch.nn.utils.clip_grad_norm_(self._weights, recipe.gradient_clip)
         if not torch.isfinite(norm):
             raise TrainingError(f"the gradient's norm is {norm.item()} at step {self.step}")

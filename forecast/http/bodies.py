@@ -92,13 +92,18 @@ async def read_body(request: Request, limit: int, *, within_s: float = _BODY_S) 
 
 
 async def read_json(request: Request, limit: int, *, what: str = "the body") -> bytes:
-    """The whole body of a request that says it is JSON.
+    """The whole body of a request that says it is JSON; raises as `read_kind`."""
+    return await read_kind(request, JSON, limit, what=what)
+
+
+async def read_kind(request: Request, kind: str, limit: int, *, what: str) -> bytes:
+    """The whole body of a request that says it is of this media type.
 
     Raises UnsupportedMedia where it says something else, and as `read_body` does.
     """
-    kind = media_type(request.headers.get("content-type", ""))
-    if kind != JSON:
-        raise UnsupportedMedia(f"{what} comes as {JSON}, not {kind!r:.80}")
+    said = media_type(request.headers.get("content-type", ""))
+    if said != kind:
+        raise UnsupportedMedia(f"{what} comes as {kind}, not {said!r:.80}")
     return await read_body(request, limit)
 
 

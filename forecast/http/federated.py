@@ -14,12 +14,11 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.params import Depends as Dependency
 from pydantic import BaseModel, ConfigDict, Field
 
-from forecast.errors import Conflict, Forbidden, Unprocessable, UnsupportedMedia
+from forecast.errors import Conflict, Forbidden, Unprocessable
 from forecast.http.api import Answer, json_response
 from forecast.http.auth import ANONYMOUS, Principal
-from forecast.http.bodies import asked_of, read_body
+from forecast.http.bodies import asked_of, read_kind
 from forecast.http.federated_service import FederatedService
-from forecast.http.ingest import media_type
 from forecast.http.queries import Asked, Finite
 from forecast.http.reads import known
 from forecast.tensors import MEDIA_TYPE, dump, load
@@ -133,10 +132,7 @@ def federated_routes(
         a late update counts.
         """
         _speaks_for(request, site)
-        kind = media_type(request.headers.get("content-type", ""))
-        if kind != MEDIA_TYPE:
-            raise UnsupportedMedia(f"an update comes as {MEDIA_TYPE}, not {kind!r:.80}")
-        body = await read_body(request, max_update_bytes)
+        body = await read_kind(request, MEDIA_TYPE, max_update_bytes, what="an update")
         try:
             header, arrays = load(body)
         except ValueError as error:

@@ -89,9 +89,8 @@ class RoundBook:
 
     def of_version(self, version: int) -> dict[str, Any] | None:
         """The round that made a version or candidate."""
-        steps = [each for each in self.rounds if each["outcome"] == "stepped"]
-        found = [each for each in steps if each["version"] == version]
-        return found[-1] if found else None
+        steps = (each for each in reversed(self.rounds) if each["outcome"] == "stepped")
+        return next((each for each in steps if each["version"] == version), None)
 
     def unnoted(self) -> list[dict[str, Any]]:
         """Steps whose fate is known and not yet in the audit log."""

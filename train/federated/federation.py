@@ -74,7 +74,7 @@ class Federation:
             "scored": pending is not None and (site in pending.scores or not self._may_score(site)),
             "sent": one.open.sites.get(site, 0),
             "keep_previous": self.book.keeps_previous(site, one.version),
-            "quarantined": site in one.admission.sites.quarantined(one.round),
+            "quarantined": one.admission.sites.until(site) > one.round,
         }
 
     def rate(self, version: int) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from forecast.storage import DISK, TEMPORARY, Disk, make_folders
+from forecast.storage import DISK, Disk, make_folders, write_atomic
 from train.federated.aggregator import Aggregator
 from train.federated.state import Saved, load, pieces_of
 
@@ -63,14 +63,7 @@ class AggregatorStore:
         self._kept -= gone
 
     def _replace(self, name: str, data: bytes | memoryview) -> None:
-        path = self._directory / name
-        temporary = path.with_name(f"{TEMPORARY}{name}")
-        self._disk.write(temporary, data)
-        if self._fsync:
-            self._disk.sync(temporary)
-        self._disk.rename(temporary, path)
-        if self._fsync:
-            self._disk.sync(self._directory)
+        write_atomic(self._directory / name, data, disk=self._disk, sync=self._fsync)
 
     def _tidy(self) -> None:
         for path in sorted(self._directory.iterdir()):

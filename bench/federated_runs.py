@@ -19,18 +19,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from actors.federation import begin
 from bench.federated_attacks import Attacked
 from bench.federated_fleet import Fleet, Plan, fleet
 from bench.federated_rounds import PlainMean, federation
 from bench.federated_scores import day_sums
 from forecast.clock import slots_per_day
 from forecast.metrics import Float64Array, FloatArray
-from forecast.model import Model, build
+from forecast.model import Model
 from forecast.windows import RawWindows
 from train.buffer import Buffer
-from train.federated.frame import WHOLE_NETWORK, Frame, GlobalModel, SiteSettings
+from train.federated.frame import Frame, GlobalModel, SiteSettings
 from train.federated.mixture import Mixture
-from train.federated.partition import Layout
 from train.federated.site import Site
 from train.pretrain import pretrain
 from train.recipes import Recipe
@@ -81,8 +81,8 @@ def outcome(data: Path, plan: Plan, seeds: Sequence[int]) -> Outcome:
     """Every way to forecast with every seed, in this process."""
     torch.set_num_threads(1)
     given = fleet(data, plan)
-    frame, clock = frame_of(given), _Clock()
-    runs = [_trained(given, frame, seed, clock) for seed in seeds]
+    clock = _Clock()
+    runs = [_trained(given, seed, clock) for seed in seeds]
     sums, new_sums = [], []
     for run, other in zip(runs, (*runs[1:], runs[0]), strict=True):
         sums.append(_scored(given, run.sites, other.sites, run.central))
@@ -96,20 +96,20 @@ def attacked(data: Path, plan: Plan, seed: int) -> dict[str, dict[str, float]]:
     """WQL by rule and attack after a few rounds with bad sites; see `federated_attacks`."""
     torch.set_num_threads(1)
     given = fleet(data, replace(plan, new_sites=0))
-    frame = frame_of(given)
-    fresh = start_of(frame, seed)
+    frame, fresh = begin(given.schema, given.spec, seed=seed)
     sites = [_site(given, frame, given.buffer, names, new=False) for names in given.sites]
     merged = federation(given, sites, PlainMean(fresh), seed=seed)
     return Attacked(given, sites, merged, fresh, seed).table()
 
 
-def _trained(given: Fleet, frame: Frame, seed: int, clock: _Clock) -> _Run:
+def _trained(given: Fleet, seed: int, clock: _Clock) -> _Run:
+    frame, fresh = begin(given.schema, given.spec, seed=seed)
     sites = [_site(given, frame, given.buffer, names, new=False) for names in given.sites]
     newcomers = [_site(given, frame, given.newcomers, names, new=True) for names in given.new_sites]
     for site in (*sites, *newcomers):
         site.local = alone(given, site, seed=seed)
     clock.lap("local")
-    merged = federation(given, sites, PlainMean(start_of(frame, seed)), seed=seed)
+    merged = federation(given, sites, PlainMean(fresh), seed=seed)
     clock.lap("fedavg")
     for site in (*sites, *newcomers):
         site.take(merged)
@@ -132,17 +132,6 @@ class _Clock:
         now = time.process_time()
         self.spent[name] = self.spent.get(name, 0.0) + now - self._began
         self._began = now
-
-
-def frame_of(given: Fleet) -> Frame:
-    """What the sites have in common."""
-    state = Model(given.spec, build(given.spec, seed=0)).weights()
-    return Frame(given.schema, given.spec, Layout.of(state, rules=WHOLE_NETWORK))
-
-
-def start_of(frame: Frame, seed: int) -> FloatArray:
-    """Fresh weights, the same for all sites."""
-    return frame.layout.flatten(build(frame.spec, seed=seed).state_dict())
 
 
 def _site(given: Fleet, frame: Frame, source: Buffer, names: Sequence[str], *, new: bool) -> Site:

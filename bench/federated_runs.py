@@ -158,33 +158,32 @@ def alone(given: Fleet, site: Site, *, seed: int) -> Model:
     """A network of a site's own windows: the product's base training, with early stopping."""
     plan = given.plan
     windows = site.windows(given.end, count=_LOCAL_WINDOWS, seed=seed)
-    made, _ = pretrain(
-        given.spec,
-        windows,
-        site.held_out(given.end),
-        epochs=50,
-        batch_size=plan.batch,
-        learning_rate=PEAK_RATE,
-        patience=5,
-        max_steps=plan.local_steps,
-        seed=seed,
-        threads=1,
-    )
-    return made
+    kept = site.held_out(given.end)
+    return _trained_on(given, windows, kept, batch=plan.batch, steps=plan.local_steps, seed=seed)
 
 
 def _central(given: Fleet, sites: Sequence[Site], *, seed: int) -> Model:
-    count = _CENTRAL_WINDOWS // len(sites)
-    drawn = [site.windows(given.end, count=count, seed=seed) for site in sites]
+    plan, count = given.plan, _CENTRAL_WINDOWS // len(sites)
+    windows = RawWindows.concat([site.windows(given.end, count=count, seed=seed) for site in sites])
+    kept = RawWindows.concat([site.held_out(given.end) for site in sites])
+    return _trained_on(
+        given, windows, kept, batch=2 * plan.batch, steps=plan.central_steps, seed=seed
+    )
+
+
+def _trained_on(
+    given: Fleet, windows: RawWindows, kept: RawWindows, *, batch: int, steps: int, seed: int
+) -> Model:
+    """A network from nothing on windows; `kept` say when to stop."""
     made, _ = pretrain(
         given.spec,
-        RawWindows.concat(drawn),
-        RawWindows.concat([site.held_out(given.end) for site in sites]),
+        windows,
+        kept,
         epochs=50,
-        batch_size=2 * given.plan.batch,
+        batch_size=batch,
         learning_rate=PEAK_RATE,
         patience=5,
-        max_steps=given.plan.central_steps,
+        max_steps=steps,
         seed=seed,
         threads=1,
     )

@@ -83,6 +83,11 @@ class Fleet:
         """Of learning."""
         return self.plan.train_days * 24
 
+    @property
+    def first(self) -> int:
+        """The first slot of the days that are scored."""
+        return self.last - self.plan.test_days * slots_per_day(self.schema.step_seconds) + 1
+
     def tested(self, servers: Sequence[str] | None, *, new: bool = False) -> RawWindows:
         """Windows that are scored, an hour apart."""
         hours, horizon = self.plan.test_days * 24, self.spec.window.horizon

@@ -24,7 +24,6 @@ from bench.federated_attacks import Attacked
 from bench.federated_fleet import Fleet, Plan, fleet
 from bench.federated_rounds import PlainMean, federation
 from bench.federated_scores import day_sums
-from forecast.clock import slots_per_day
 from forecast.metrics import Float64Array, FloatArray
 from forecast.model import Model
 from forecast.windows import RawWindows
@@ -200,7 +199,6 @@ def _scored(
 ) -> dict[str, Float64Array]:
     """Every way's sums [S, D, T, 2]; `others` are the same sites with another seed."""
     found: dict[str, list[Float64Array]] = {}
-    first = given.last - given.plan.test_days * slots_per_day(given.schema.step_seconds) + 1
     for site, other in zip(sites, others, strict=True):
         known, asked = site.held_out(given.end), given.tested(site.servers, new=new)
         models: dict[str, Model] = {str(name): model for name, model in site.members().items()}
@@ -224,7 +222,7 @@ def _scored(
                 answer,
                 given.schema.targets,
                 given.spec.quantiles,
-                first=first,
+                first=given.first,
                 days=given.plan.test_days,
             )
             found.setdefault(name, []).append(sums)

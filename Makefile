@@ -15,9 +15,9 @@ STREAM = $(if $(DATA),--data "$(DATA)") $(if $(TARGETS),--targets "$(TARGETS)")
 .PHONY: help run test check smoke smoke-job chaos drill bench-model bench-windows bench-buffer bench-serve bench-ledger bench-gate bench-weights bench-drift bench-online bench-ett bench-merge bench-federated demo-federated bench-alerts check-rules check-board clean .venv
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo '  run and smoke take DATA=file.parquet TARGETS=column,column; run, test, smoke, smoke-job, chaos and drill take ARGS="..."'
+	@echo '  run, smoke, bench-online and demo-federated take DATA=file.parquet TARGETS=column,column; run, test, smoke, smoke-job, chaos and drill take ARGS="..."'
 
 run: .venv/stamp  ## the demo fleet (or your DATA): train, serve, stream, learn; Ctrl-C stops it
 	@$(BIN)/fleetcast run --config configs/laptop.toml $(STREAM) $(ARGS)

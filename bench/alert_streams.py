@@ -13,7 +13,7 @@ import asyncio
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,16 +108,8 @@ def _targets_alone(grid: GridSource) -> GridSource:
     """The grid without what is no target: dozens of covariates would drown a handful of targets."""
     schema = grid.schema
     places = [schema.names.index(target) for target in schema.targets]
-    metrics = tuple(schema.metrics[at] for at in places)
-    slim = type(schema)(
-        panel=schema.panel,
-        step_seconds=schema.step_seconds,
-        metrics=metrics,
-        targets=schema.targets,
-        server_labels=schema.server_labels,
-    )
-    values = np.ascontiguousarray(grid.values[..., places])
-    return GridSource(slim, grid.servers, grid.infos, grid.first_slot, values)
+    slim = replace(schema, metrics=tuple(schema.metrics[at] for at in places))
+    return replace(grid, schema=slim, values=np.ascontiguousarray(grid.values[..., places]))
 
 
 def _labels(path: Path, grid: GridSource, start: int, end: int) -> NDArray[np.int8]:

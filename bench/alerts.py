@@ -48,6 +48,9 @@ LEAD = 12
 _QUICK_DAYS, _QUICK_SETS = 12.0, ["smd"]
 _SEED = 7
 
+Rates = tuple[np.ndarray, np.ndarray]
+"""False alarms per server-day and the recall reached, of each system; see `at_recall`."""
+
 
 @dataclass(frozen=True, slots=True)
 class System:
@@ -187,12 +190,10 @@ class Parts:
         """The data sets that are added up: each once, as it says least of itself."""
         return [name for name in self.sets if not name.endswith(WHOLE)]
 
-    def rates(
-        self, systems: Sequence[str], sets: Sequence[str], recall: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """False alarms per server-day and recall of these systems; see `at_recall`."""
+    def by_recall(self, systems: Sequence[str], sets: Sequence[str]) -> list[Rates]:
+        """False alarms per server-day and recall of these systems at each of `RECALLS`."""
         asked = [[self.sets[name][system] for name in sets] for system in systems]
-        return at_recall(asked, recall, seed=self._seed)
+        return [at_recall(asked, recall, seed=self._seed) for recall in RECALLS]
 
 
 def _firing(stream: Labelled, heard: Sequence[Heard], system: System, hold: int) -> np.ndarray:
@@ -214,35 +215,42 @@ def figures(parts: Parts) -> dict[str, Any]:
         first = [parts.sets[name]["frozen"] for name in sets]
         told[f"incidents{suffix}"] = int(sum(one.incidents.sum() for one in first))
         told[f"server_days{suffix}"] = round(float(sum(one.server_days.sum() for one in first)), 1)
-    for other in ("frozen_ensemble", "online_model"):
-        mean, low, high = reduction(_mean(parts, parts.pooled, ("frozen", other))[0])
-        told[f"{other}_reduction"] = mean
-        told[f"{other}_reduction_low"], told[f"{other}_reduction_high"] = low, high
-    mean, low, high = reduction(_mean(parts, parts.pooled, ("frozen_ensemble", "online"))[0])
-    told["learning_reduction"] = mean
-    told["learning_reduction_low"], told["learning_reduction_high"] = low, high
+    for name, systems in _ALSO.items():
+        rates, _ = _mean(parts.by_recall(systems, parts.pooled))
+        told |= _reduced(name, rates)
     return told
 
 
-def _mean(
-    parts: Parts, sets: Sequence[str], systems: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """False alarms and recall [Y, 1 + B], each the mean over the recalls that are asked."""
-    every = [parts.rates(systems, sets, recall) for recall in RECALLS]
-    rates, reached = (np.stack([one[at] for one in every]) for at in (0, 1))
+_ALSO = {
+    "frozen_ensemble_reduction": ("frozen", "frozen_ensemble"),
+    "online_model_reduction": ("frozen", "online_model"),
+    "learning_reduction": ("frozen_ensemble", "online"),
+}
+"""What else is compared, on all data sets: by figure, the two systems."""
+
+
+def _mean(found: Sequence[Rates]) -> Rates:
+    """False alarms and recall [Y, 1 + B], each the mean over the recalls that were asked."""
+    rates, reached = (np.stack([one[at] for one in found]) for at in (0, 1))
     return rates.mean(axis=0), reached.mean(axis=0)
+
+
+def _reduced(name: str, rates: np.ndarray) -> dict[str, Any]:
+    """A reduction and the ends of its interval, as flat figures."""
+    mean, low, high = reduction(rates)
+    return {name: mean, f"{name}_low": low, f"{name}_high": high}
 
 
 def _compared(
     parts: Parts, sets: Sequence[str], systems: tuple[str, str], suffix: str
 ) -> dict[str, Any]:
     told: dict[str, Any] = {}
-    chosen = {f"_recall_{round(100 * one)}": parts.rates(systems, sets, one) for one in RECALLS}
-    for at, (rates, reached) in {"": _mean(parts, sets, systems), **chosen}.items():
-        mean, low, high = reduction(rates)
-        told[f"false_alarm_reduction{at}{suffix}"] = mean
-        told[f"false_alarm_reduction{at}{suffix}_low"] = low
-        told[f"false_alarm_reduction{at}{suffix}_high"] = high
+    every = parts.by_recall(systems, sets)
+    chosen = {
+        f"_recall_{round(100 * one)}": found for one, found in zip(RECALLS, every, strict=True)
+    }
+    for at, (rates, reached) in {"": _mean(every), **chosen}.items():
+        told |= _reduced(f"false_alarm_reduction{at}{suffix}", rates)
         frozen, online = (None if np.isnan(one) else float(one) for one in rates[:, 0])
         told[f"false_alarms_frozen{at}{suffix}"] = frozen
         told[f"false_alarms_online{at}{suffix}"] = online
@@ -256,12 +264,12 @@ def _printed(parts: Parts) -> Table:
         table.add_column(name, justify="left" if name in ("data", "system") else "right")
     for name, sets in {"all": parts.pooled, **{one: [one] for one in parts.sets}}.items():
         for system in SYSTEMS:
-            found = [parts.rates((system.name,), sets, one)[0][0, 0] for one in RECALLS]
-            mean = _mean(parts, sets, ("frozen", system.name))[0]
+            found = parts.by_recall(("frozen", system.name), sets)
+            mean, _ = _mean(found)
             table.add_row(
                 name,
                 system.name,
-                *(f"{one:.2f}" for one in found),
+                *(f"{rates[1, 0]:.2f}" for rates, _ in found),
                 f"{mean[1, 0]:.2f}",
                 _told(reduction(mean)),
             )

@@ -30,6 +30,13 @@ def request(
     return "\r\n".join((*lines, "", "")).encode() + body
 
 
+def free_port() -> int:
+    """A port of this machine on which nobody listens just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class Caller:
     """One connection that is kept open; after a pause a new one, as servers close idle ones."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 
 import httpx
 
+from bench.callers import free_port
 from bench.federated_picture import draw
 from connect.files import FileSource
 from forecast.errors import DataError
@@ -85,7 +85,7 @@ def _demo(options: argparse.Namespace) -> dict[str, Any]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="federated-")))
         config = folder / "federated.toml"
         config.write_text(_CONFIG.format(rounds=rounds, **sizes), encoding="utf-8")
-        port = _free_port()
+        port = free_port()
         url = f"http://127.0.0.1:{port}"
         data = _data(options)
         center = _start(
@@ -162,13 +162,6 @@ def _end(process: subprocess.Popen[str]) -> None:
     process.wait()
     if process.stdout is not None:
         process.stdout.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 def _curve(folder: Path, name: str) -> list[dict[str, Any]]:

@@ -46,7 +46,6 @@ from serve_app import build
 _READERS, _PAUSE_S = 4, 0.1
 _SERVERS_PER_ROLE, _HISTORY_DAYS = 3, 2
 _CANARY_SHARE = 0.1
-_WORST_RATCHET = 1.05
 _FULL = {"updates": 48, "slots": 60 * 12}
 """Updates of the ratchet, and from Friday evening to Monday morning."""
 _QUICK = {"updates": 12, "slots": 72}
@@ -182,7 +181,7 @@ def figures_of(
     problems += [name for name in ("failed_requests", "contradictions") if figures[name]]
     problems += ["max_exposed_share"] if max(exposed, default=0.0) > cohort else []
     worst = figures["ratchet_max"]
-    problems += ["ratchet_max"] if worst is not None and worst > _WORST_RATCHET else []
+    problems += ["ratchet_max"] if worst is not None and worst > cases.WORST_RATCHET else []
     problems += [] if account.forecasts else ["no forecast was asked for"]
     if not wanted and len(outcomes) < len([*_cases(quick=True)]) + 1:
         problems.append("cases")

@@ -19,6 +19,8 @@ ROLE = "cache"
 
 _SUBTLY = 0.1
 _RATCHET = 0.01
+WORST_RATCHET = 1.05
+"""WQL of the worst champion over that of the first, at most."""
 _TRIES = 5
 """Updates that ruin a role until one is good enough for all others."""
 _SLOW_S = 20.0
@@ -110,18 +112,17 @@ def ratchet(scene: Scene, updates: int) -> Outcome:
     """Updates that each lose a percent more than their parent, one after the other."""
     since = scene.mark()
     scene.order(*[Order("worse", share=_RATCHET)] * updates)
-    champions: dict[int, Artifact] = {since.champion: scene.artifact(since.champion)}
+    champions: dict[int, Artifact] = {}
+    _keep_champion(scene, champions)
     verdicts: list[Record] = []
     for _ in scene.advance(3 * updates * scene.update_every):
-        if (champion := scene.champion) not in champions:
-            champions[champion] = scene.artifact(champion)
+        _keep_champion(scene, champions)
         verdicts = scene.records(since, VERDICTS)
         judged = {one["detail"]["update_id"] for one in verdicts}
         if len(judged) >= updates:
             break
     scene.mark()  # what is on its way still counts
-    if (champion := scene.champion) not in champions:
-        champions[champion] = scene.artifact(champion)
+    _keep_champion(scene, champions)
     slots = scene.slot - since.slot
     windows = scene.windows(-(-slots * scene.config.panel.step // 3600))
     losses = [
@@ -139,7 +140,7 @@ def ratchet(scene: Scene, updates: int) -> Outcome:
         caught=f"gate refused {refused} of {updates}, rollout {went_back}; "
         f"{len(champions) - 1} promoted, at most {most - 1:+.2%}",
         steps=slots,
-        detected=len(judged) >= updates and most <= 1.05,
+        detected=len(judged) >= updates and most <= WORST_RATCHET,
         ratchet_max=round(most, 4),
         ratchet_updates=updates,
         ratchet_promoted=len(champions) - 1,
@@ -199,6 +200,11 @@ def since_friday(scene: Scene, slots: int) -> Outcome:
         rollback_hours=hours,
         twin_restored=int(twin is not None),
     )
+
+
+def _keep_champion(scene: Scene, champions: dict[int, Artifact]) -> None:
+    if (champion := scene.champion) not in champions:
+        champions[champion] = scene.artifact(champion)
 
 
 def _refused(scene: Scene, case: str, order: Order, *, about: str = "") -> Outcome:

@@ -12,7 +12,7 @@ import ray
 
 from actors import handles
 from bench.drill_faults import Order
-from bench.load import Readers
+from bench.load import Readers, servers_of
 from connect.replay import Replay
 from connect.stream import Client, Feeder
 from forecast.artifact import Artifact
@@ -66,7 +66,7 @@ class Scene:
     def __init__(self, config: Config, replay: Replay, client: Client, readers: Readers) -> None:
         self.config, self.replay, self.client, self.readers = config, replay, client, readers
         self.slot = replay.start_slot - 1
-        self.servers = tuple(sorted(_names(replay)))
+        self.servers = tuple(servers_of(replay))
         self._feeder = Feeder(client, replay.source, name="drill", max_ahead=0)
 
     def advance(self, slots: int) -> Iterator[int]:
@@ -232,8 +232,3 @@ def reason_of(record: Record, *, about: str = "") -> str:
     detail = record["detail"]
     reasons: Sequence[str] = detail.get("reasons") or [detail.get("reason", "")]
     return f"{record['who']}: {next((one for one in reasons if about in one), reasons[0])}"
-
-
-def _names(replay: Replay) -> set[str]:
-    [(_, rows)] = replay.source.rows_by_slot(replay.first_slot, replay.first_slot + 1)
-    return {row["server"] for row in rows}

@@ -133,11 +133,7 @@ def figures(one: Outcome) -> dict[str, Any]:
     if one.new_sums:
         new = pooled(one.new_sums)
         told |= gain(new[OURS], new["local"], seed=seed).told("new_site_gain")
-        told["wql_new_federated"] = mean_wql(new[OURS])
-        told["wql_new_local"], told["wql_new_fedavg"] = (
-            mean_wql(new["local"]),
-            mean_wql(new["fedavg"]),
-        )
+        told |= {f"wql_new_{way}": mean_wql(new[way]) for way in (OURS, "local", "fedavg")}
     told |= {f"cpu_s_{name}": round(spent, 1) for name, spent in one.cpu_s.items()}
     return told
 

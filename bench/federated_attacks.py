@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -54,14 +56,12 @@ class Attacked:
             for site in sites
             if site.name in self._bad
         }
-        first = given.last - given.plan.test_days * slots_per_day(given.schema.step_seconds)
-        self._first = first + 1
-        span = _DAYS * slots_per_day(given.schema.step_seconds)
+        end = given.first + _DAYS * slots_per_day(given.schema.step_seconds)
         self._asked = {}
         for site in sites:
             if site.name not in self._bad:
                 raw = given.tested(site.servers)
-                self._asked[site.name] = raw.select(raw.origin < self._first + span)
+                self._asked[site.name] = raw.select(raw.origin < end)
 
     def table(self) -> dict[str, dict[str, float]]:
         """The honest sites' mean WQL by rule and attack; NaN where forecasts were not finite."""
@@ -83,18 +83,18 @@ class Attacked:
     def _merging(self, rule: str, *, lies: bool) -> Merging:
         if rule == "fedavg":
             return PlainMean(self._start.vector)
-        common = {"updates": len(self._sites), "quorum": len(self._sites) // 2}
-        kinds: dict[str, dict[str, object]] = {
+        quorum = len(self._sites) // 2
+        kinds: dict[str, dict[str, Any]] = {
             "mean": {},
             "median": {"rule": "median"},
             "trimmed_mean": {"rule": "trimmed_mean", **ROBUST},
             "default": {"rule": "trimmed_mean", **ROBUST, "gated": True},
         }
-        settings = AggregatorSettings(**common, **kinds[rule])  # type: ignore[arg-type]
+        settings = AggregatorSettings(updates=len(self._sites), quorum=quorum, **kinds[rule])
         layout = self._sites[0].frame.layout
         aggregator = Aggregator(layout, self._start.vector, settings=settings)
         judge = None if rule != "default" else lambda given: self._scores(given, lies=lies)
-        return Product(aggregator, judge, VerdictRules(quorum=len(self._sites) // 2))
+        return Product(aggregator, judge, VerdictRules(quorum=quorum))
 
     def _scores(self, candidate: GlobalModel, *, lies: bool) -> list[SiteScore]:
         end, told = self._given.end, []
@@ -136,9 +136,8 @@ class Attacked:
                 except TrainingError:  # the model is so far off that no training stays finite
                     continue
             self._learned[turn, digest] = found
-        version = base.version
         return [
-            (UpdateMeta(**{**meta.to_json(), "base_version": version}), delta)
+            (replace(meta, base_version=base.version), delta)
             for meta, delta in self._learned[turn, digest]
         ]
 
@@ -163,7 +162,7 @@ class Attacked:
                     answer,
                     given.schema.targets,
                     given.spec.quantiles,
-                    first=self._first,
+                    first=given.first,
                     days=_DAYS,
                 )
             )

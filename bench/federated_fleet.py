@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from actors import arguments, federated_arguments
-from actors.offline import fill
+from actors.federated_arguments import spec_of
 from bench.losses import TARGETS
+from bench.whole_stream import filled
 from connect.files import FileSource
 from connect.grid import GridSource
 from connect.replay import Replay
@@ -83,6 +83,11 @@ class Fleet:
         """Of learning."""
         return self.plan.train_days * 24
 
+    @property
+    def first(self) -> int:
+        """The first slot of the days that are scored."""
+        return self.last - self.plan.test_days * slots_per_day(self.schema.step_seconds) + 1
+
     def tested(self, servers: Sequence[str] | None, *, new: bool = False) -> RawWindows:
         """Windows that are scored, an hour apart."""
         hours, horizon = self.plan.test_days * 24, self.spec.window.horizon
@@ -105,7 +110,7 @@ def fleet(data: Path, plan: Plan) -> Fleet:
             f"{data}: {len(grid.servers)} servers and {len(grid.values) // day} days, need "
             f"{named} and {days}"
         )
-    config = _config(grid)
+    config = _config(grid, source.infos[0].role)
     old = _part(grid, 0, count, 0)
     new = _part(grid, count, named, (plan.train_days - 1) * day) if plan.new_sites else old
     groups = [grid.servers[at : at + plan.servers] for at in range(0, named, plan.servers)]
@@ -116,7 +121,7 @@ def fleet(data: Path, plan: Plan) -> Fleet:
         plan=plan,
         config=config,
         schema=config.panel.schema_of(),
-        spec=federated_arguments.spec_of(config, (role,) if role else ()),
+        spec=spec_of(config, (role,) if role else ()),
         buffer=_filled(config, old, end),
         newcomers=_filled(config, new, end),
         later=_filled(config, old, last),
@@ -140,20 +145,18 @@ def _part(grid: GridSource, start: int, stop: int, from_slot: int) -> GridSource
     )
 
 
-def _replay(grid: GridSource) -> Replay:
-    end = grid.first_slot + len(grid.values)
+def _replay(grid: GridSource, last: int) -> Replay:
+    """The fleet up to a slot."""
+    end = last + 1
     return Replay("federated", grid, grid.schema, grid.first_slot, end, end)
 
 
-def _config(grid: GridSource) -> Config:
-    return load([_LAPTOP], data=_replay(grid).config()).config
+def _config(grid: GridSource, role: str) -> Config:
+    known = {"model": {"roles": [role]}} if role else {}
+    data = _replay(grid, grid.last_slot).config()
+    return load([_LAPTOP], data=data, overrides=known).config
 
 
 def _filled(config: Config, grid: GridSource, last: int) -> Buffer:
     """A buffer in memory that was given everything up to a slot."""
-    replay = _replay(grid)
-    days = -(-len(grid.values) // slots_per_day(grid.schema.step_seconds))
-    given = {**arguments.stream(config), "directory": None, "history_days": days + 8}
-    buffer = Buffer(**given)
-    fill(buffer, config, replace(replay, start_slot=last + 1))
-    return buffer
+    return filled(config, _replay(grid, last))

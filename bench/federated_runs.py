@@ -19,18 +19,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from actors.federation import begin
 from bench.federated_attacks import Attacked
 from bench.federated_fleet import Fleet, Plan, fleet
 from bench.federated_rounds import PlainMean, federation
 from bench.federated_scores import day_sums
-from forecast.clock import slots_per_day
 from forecast.metrics import Float64Array, FloatArray
-from forecast.model import Model, build
+from forecast.model import Model
 from forecast.windows import RawWindows
 from train.buffer import Buffer
-from train.federated.frame import WHOLE_NETWORK, Frame, GlobalModel, SiteSettings
+from train.federated.frame import Frame, GlobalModel, SiteSettings
 from train.federated.mixture import Mixture
-from train.federated.partition import Layout
 from train.federated.site import Site
 from train.pretrain import pretrain
 from train.recipes import Recipe
@@ -81,8 +80,8 @@ def outcome(data: Path, plan: Plan, seeds: Sequence[int]) -> Outcome:
     """Every way to forecast with every seed, in this process."""
     torch.set_num_threads(1)
     given = fleet(data, plan)
-    frame, clock = frame_of(given), _Clock()
-    runs = [_trained(given, frame, seed, clock) for seed in seeds]
+    clock = _Clock()
+    runs = [_trained(given, seed, clock) for seed in seeds]
     sums, new_sums = [], []
     for run, other in zip(runs, (*runs[1:], runs[0]), strict=True):
         sums.append(_scored(given, run.sites, other.sites, run.central))
@@ -96,20 +95,20 @@ def attacked(data: Path, plan: Plan, seed: int) -> dict[str, dict[str, float]]:
     """WQL by rule and attack after a few rounds with bad sites; see `federated_attacks`."""
     torch.set_num_threads(1)
     given = fleet(data, replace(plan, new_sites=0))
-    frame = frame_of(given)
-    fresh = start_of(frame, seed)
+    frame, fresh = begin(given.schema, given.spec, seed=seed)
     sites = [_site(given, frame, given.buffer, names, new=False) for names in given.sites]
     merged = federation(given, sites, PlainMean(fresh), seed=seed)
     return Attacked(given, sites, merged, fresh, seed).table()
 
 
-def _trained(given: Fleet, frame: Frame, seed: int, clock: _Clock) -> _Run:
+def _trained(given: Fleet, seed: int, clock: _Clock) -> _Run:
+    frame, fresh = begin(given.schema, given.spec, seed=seed)
     sites = [_site(given, frame, given.buffer, names, new=False) for names in given.sites]
     newcomers = [_site(given, frame, given.newcomers, names, new=True) for names in given.new_sites]
     for site in (*sites, *newcomers):
         site.local = alone(given, site, seed=seed)
     clock.lap("local")
-    merged = federation(given, sites, PlainMean(start_of(frame, seed)), seed=seed)
+    merged = federation(given, sites, PlainMean(fresh), seed=seed)
     clock.lap("fedavg")
     for site in (*sites, *newcomers):
         site.take(merged)
@@ -132,17 +131,6 @@ class _Clock:
         now = time.process_time()
         self.spent[name] = self.spent.get(name, 0.0) + now - self._began
         self._began = now
-
-
-def frame_of(given: Fleet) -> Frame:
-    """What the sites have in common."""
-    state = Model(given.spec, build(given.spec, seed=0)).weights()
-    return Frame(given.schema, given.spec, Layout.of(state, rules=WHOLE_NETWORK))
-
-
-def start_of(frame: Frame, seed: int) -> FloatArray:
-    """Fresh weights, the same for all sites."""
-    return frame.layout.flatten(build(frame.spec, seed=seed).state_dict())
 
 
 def _site(given: Fleet, frame: Frame, source: Buffer, names: Sequence[str], *, new: bool) -> Site:
@@ -169,33 +157,32 @@ def alone(given: Fleet, site: Site, *, seed: int) -> Model:
     """A network of a site's own windows: the product's base training, with early stopping."""
     plan = given.plan
     windows = site.windows(given.end, count=_LOCAL_WINDOWS, seed=seed)
-    made, _ = pretrain(
-        given.spec,
-        windows,
-        site.held_out(given.end),
-        epochs=50,
-        batch_size=plan.batch,
-        learning_rate=PEAK_RATE,
-        patience=5,
-        max_steps=plan.local_steps,
-        seed=seed,
-        threads=1,
-    )
-    return made
+    kept = site.held_out(given.end)
+    return _trained_on(given, windows, kept, batch=plan.batch, steps=plan.local_steps, seed=seed)
 
 
 def _central(given: Fleet, sites: Sequence[Site], *, seed: int) -> Model:
-    count = _CENTRAL_WINDOWS // len(sites)
-    drawn = [site.windows(given.end, count=count, seed=seed) for site in sites]
+    plan, count = given.plan, _CENTRAL_WINDOWS // len(sites)
+    windows = RawWindows.concat([site.windows(given.end, count=count, seed=seed) for site in sites])
+    kept = RawWindows.concat([site.held_out(given.end) for site in sites])
+    return _trained_on(
+        given, windows, kept, batch=2 * plan.batch, steps=plan.central_steps, seed=seed
+    )
+
+
+def _trained_on(
+    given: Fleet, windows: RawWindows, kept: RawWindows, *, batch: int, steps: int, seed: int
+) -> Model:
+    """A network from nothing on windows; `kept` say when to stop."""
     made, _ = pretrain(
         given.spec,
-        RawWindows.concat(drawn),
-        RawWindows.concat([site.held_out(given.end) for site in sites]),
+        windows,
+        kept,
         epochs=50,
-        batch_size=2 * given.plan.batch,
+        batch_size=batch,
         learning_rate=PEAK_RATE,
         patience=5,
-        max_steps=given.plan.central_steps,
+        max_steps=steps,
         seed=seed,
         threads=1,
     )
@@ -212,7 +199,6 @@ def _scored(
 ) -> dict[str, Float64Array]:
     """Every way's sums [S, D, T, 2]; `others` are the same sites with another seed."""
     found: dict[str, list[Float64Array]] = {}
-    first = given.last - given.plan.test_days * slots_per_day(given.schema.step_seconds) + 1
     for site, other in zip(sites, others, strict=True):
         known, asked = site.held_out(given.end), given.tested(site.servers, new=new)
         models: dict[str, Model] = {str(name): model for name, model in site.members().items()}
@@ -236,7 +222,7 @@ def _scored(
                 answer,
                 given.schema.targets,
                 given.spec.quantiles,
-                first=first,
+                first=given.first,
                 days=given.plan.test_days,
             )
             found.setdefault(name, []).append(sums)

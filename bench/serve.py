@@ -38,7 +38,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from bench.callers import Caller, Load, for_a_while, request, together
+from bench.callers import Caller, Load, for_a_while, free_port, request, together
 from bench.served import EMPTY, Served
 from bench.thousand import HISTORY, Thousand
 from forecast.http.api import rfc3339
@@ -86,7 +86,7 @@ def all_of(folder: Path, servers: int, forecasters: int, setting: Setting) -> di
     fleet = Thousand.make(servers)
     model = fleet.model()
     with _plain(fleet, model, folder) as plain_port:
-        port = _free_port()
+        port = free_port()
         with Served(fleet, folder, port=port, forecaster_replicas=forecasters) as served:
             served.begin(model)
             _say("the fleet is served")
@@ -101,7 +101,7 @@ def all_of(folder: Path, servers: int, forecasters: int, setting: Setting) -> di
 def cached_alone(folder: Path, servers: int, setting: Setting) -> dict[str, Any]:
     """Cached reads only: what runs again behind HAProxy."""
     fleet = Thousand.make(servers)
-    with Served(fleet, folder, port=_free_port()) as served:
+    with Served(fleet, folder, port=free_port()) as served:
         served.begin(fleet.model())
         return cached(fleet, served, setting)
 
@@ -199,7 +199,7 @@ def behind_haproxy(quick: bool) -> dict[str, Any]:
     """Cached reads behind HAProxy, in a process of its own: Ray reads the mode when imported."""
     names = ("cached_rps", "empty_rps", "cached_p50_8_ms", "cached_p99_8_ms")
     own = Path(tempfile.mkdtemp(prefix="fh-", dir="/tmp"))  # for sockets: their paths are short
-    ports = [str(_free_port()) for _ in range(4)]
+    ports = [str(free_port()) for _ in range(4)]
     first = int(ports[3])
     environment = {
         **os.environ,
@@ -237,7 +237,7 @@ def _plain(fleet: Thousand, model: Model, folder: Path) -> Iterator[int]:
     weights = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
     safetensors.torch.save_file(weights, folder / "weights.safetensors")
     (folder / "spec.json").write_text(json.dumps(fleet.spec.to_json()))
-    port, servers = _free_port(), len(fleet.stream.servers)
+    port, servers = free_port(), len(fleet.stream.servers)
     command = [sys.executable, "-m", "bench.plain_app", str(folder)]
     command += ["--port", str(port), "--servers", str(servers), "--threads", "1"]
     with (folder / "plain.log").open("wb") as said:
@@ -273,12 +273,6 @@ def _timed(caller: Caller, sent: bytes) -> float:
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _say(line: str) -> None:

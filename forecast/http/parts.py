@@ -51,11 +51,10 @@ async def in_parts(
     What fails in the first part is raised. A later one, whose forerunners may have been sent, is
     written by `instead`, without one it raises too.
     """
-    names = list(dict.fromkeys(server for server, _ in series))
-    number_of = {name: at // MOST_SERVERS for at, name in enumerate(names)}
+    names, numbers = _split(series)
     places: list[list[int]] = [[] for _ in range(0, len(names), MOST_SERVERS)]
-    for place, (server, _) in enumerate(series):
-        places[number_of[server]].append(place)
+    for place, number in enumerate(numbers):
+        places[number].append(place)
 
     async def part(number: int, chosen: int | None) -> tuple[int | None, list[bytes]]:
         mine = names[number * MOST_SERVERS : (number + 1) * MOST_SERVERS]
@@ -124,9 +123,7 @@ async def begin(series: Sequence[Series], parts: Parts) -> Written:
 
 def in_order(series: Sequence[Series]) -> bool:
     """Whether the parts, one after the other, are the series in the order of `series`."""
-    names = list(dict.fromkeys(server for server, _ in series))
-    at = {name: place // MOST_SERVERS for place, name in enumerate(names)}
-    numbers = [at[server] for server, _ in series]
+    _, numbers = _split(series)
     return all(before <= after for before, after in pairwise(numbers))
 
 
@@ -145,6 +142,13 @@ class Stream:
             yield before + b",".join(pieces)
             before = b","
         yield self.ends.closing(self.warnings)
+
+
+def _split(series: Sequence[Series]) -> tuple[list[str], list[int]]:
+    """The servers, each once, and of each series the part that its server is in."""
+    names = list(dict.fromkeys(server for server, _ in series))
+    part_of = {name: at // MOST_SERVERS for at, name in enumerate(names)}
+    return names, [part_of[server] for server, _ in series]
 
 
 def _place(pieces: list[bytes], places: Sequence[int], written: Sequence[bytes]) -> None:

@@ -47,8 +47,6 @@ OWN = Recipe(
 WAYS = ("local", "local_pair", "fedavg", "personal", "federated", "central")
 HOLDOUT_HOURS, NEW_HOLDOUT_HOURS = 24, 6
 _LOCAL_WINDOWS, _CENTRAL_WINDOWS = 6400, 12800
-_WEEK = 7
-"""Days: a model that has seen fewer does not know every weekday."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +204,7 @@ def _scored(
         before = {name: site.predict(model, known) for name, model in models.items()}
         after = {name: site.predict(model, asked) for name, model in models.items()}
 
-        days = 1 if new else given.plan.train_days
-        mix = partial(_mixed, given, known, asked, before, after, days)
+        mix = partial(_mixed, given, known, asked, before, after)
         answers = {
             "local": after["local"],
             "local_pair": mix("local", "second"),
@@ -235,22 +232,15 @@ def _mixed(
     asked: RawWindows,
     before: Mapping[str, FloatArray],
     after: Mapping[str, FloatArray],
-    days: float,
     *names: str,
 ) -> FloatArray:
-    """Some members' mix for the asked windows, having learned from the known ones before them.
-
-    A model of the site's own, which has seen so many `days`, counts for less at first where they
-    are no week.
-    """
-    own = min(1.0, days / _WEEK)
+    """Some members' mix for the asked windows, having learned from the known ones before them."""
     targets = given.schema.targets
     mixture = Mixture(
         names,
         horizon=given.spec.window.horizon,
         targets=len(targets),
         levels=given.spec.quantiles,
-        first={name: own for name in names if name in ("local", "second")},
     )
     played(mixture, known, {name: before[name] for name in names}, targets)
     return played(mixture, asked, {name: after[name] for name in names}, targets)

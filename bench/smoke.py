@@ -84,15 +84,17 @@ def _first_start(config: Config, replay: Replay, slots: int, figures: dict[str, 
             pass
         figures["ready_s"] = round(time.monotonic() - began, 1)
         _say(f"a trained version answers after {figures['ready_s']} s")
-        account = _stream(session, embedded.url, slots, figures)
+        account = _stream(session, embedded.url, slots, config.rollout.enabled, figures)
         figures.update(_counted(client, account))
         client.close()
         stopping = time.monotonic()
     figures["stop_s"] = round(time.monotonic() - stopping, 1)
 
 
-def _stream(session: Session, url: str, slots: int, figures: dict[str, Any]) -> Account:
-    """Stream days; while an update is under way hundreds read, until enough swaps were seen."""
+def _stream(
+    session: Session, url: str, slots: int, staged: bool, figures: dict[str, Any]
+) -> Account:
+    """Stream days; before a swap hundreds read, until enough swaps were seen."""
     replay = session.replay
     metric = replay.schema.targets[0]
     readers = Readers(url, servers_of(replay), metric, count=_CALM_READERS, pause_s=_CALM_PAUSE_S)
@@ -103,7 +105,9 @@ def _stream(session: Session, url: str, slots: int, figures: dict[str, Any]) -> 
     for slot, status in session.stream(replay.start_slot, end):
         seen = len(readers.account.first_seen)
         pending = (status.get("controller") or {}).get("pending")
-        rush = pending is not None and seen <= _SWAPS_UNDER_LOAD
+        # With a rollout the swap comes hours of event time after the verdict, as canary.
+        swapping = (status.get("registry") or {}).get("challenger") if staged else pending
+        rush = swapping is not None and seen <= _SWAPS_UNDER_LOAD
         readers.rush(_SWAP_READERS if rush else 0)
         now = time.monotonic()
         if seen <= _SWAPS_UNDER_LOAD:

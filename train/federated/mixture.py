@@ -23,8 +23,6 @@ from forecast.packing import pack, unpack
 from forecast.places import aligned
 
 _KIND = "mixture"
-_FADES_IN = 144
-"""Matured slots after which half of what was said at first is left, as an exponent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +39,7 @@ class _Issued:
 class Mixture:
     """The mix of one site's members, slot by slot. What it knows at a slot came by that slot.
 
-    Before anything has matured all members count alike, or as `first` says: a model of the site's
-    own that has seen a day is no match for one that all sites made. What it says fades as slots
-    mature, and what came of each forecast decides.
+    Before anything has matured all members count alike.
 
     >>> mixture = Mixture(("global", "local"), horizon=1, targets=1, levels=(0.1, 0.5, 0.9))
     >>> one = np.array([1.0, 2.0, 3.0], np.float32).reshape(1, 1, 1, 3)
@@ -56,28 +52,15 @@ class Mixture:
     """
 
     def __init__(
-        self,
-        members: Sequence[str],
-        *,
-        horizon: int,
-        targets: int,
-        levels: Sequence[float],
-        first: Mapping[str, float] | None = None,
+        self, members: Sequence[str], *, horizon: int, targets: int, levels: Sequence[float]
     ) -> None:
-        """`members` are the names that forecasts come under, in a fixed order; `first` what one of
-        them counts for at first, against 1."""
+        """`members` are the names that forecasts come under, in a fixed order."""
         if not members or len(set(members)) < len(members):
             raise ValueError(f"members are named once each, and at least one, got {list(members)}")
         self._members = tuple(members)
         self._horizon, self._targets, self._levels = horizon, targets, tuple(levels)
-        self._first = np.array([(first or {}).get(name, 1.0) for name in members], np.float32)
-        if not np.all((self._first > 0) & (self._first <= 1)):
-            raise ValueError(
-                f"members count for more than 0 and at most 1, got {dict(first or {})}"
-            )
         self._weights = Weights.fresh(horizon, targets, levels)
         self._open: dict[int, _Issued] = {}
-        self._matured = 0
 
     def issue(
         self, slot: int, servers: Sequence[str], forecasts: Mapping[str, Float32Array]
@@ -91,7 +74,8 @@ class Mixture:
             raise ValueError(f"forecasts of {sorted(forecasts)}, need {sorted(self._members)}")
         stacked = np.stack([forecasts[name] for name in self._members]).astype(np.float32)
         known = self._weights
-        mixed = combine(self._of(servers), stacked, known.groups, known.parts)
+        share = known.of(self._members, servers)
+        mixed = combine(share, stacked, known.groups, known.parts)
         self._open[slot] = _Issued(tuple(servers), stacked, mixed)
         return mixed
 
@@ -107,22 +91,13 @@ class Mixture:
             actuals = aligned(np.asarray(actuals_ST, np.float32), tuple(servers), rows)
             pairs = {ahead: _step(one, ahead, rows) for ahead, one in matured.items()}
             self._weights = self._weights.learned(self._members, rows, pairs, actuals, self._levels)
-            self._matured += 1
         for origin in [origin for origin in self._open if origin + self._horizon <= slot]:
             del self._open[origin]
 
     def shares(self, servers: Sequence[str]) -> dict[str, NDArray[np.float64]]:
         """Each member's share [S], a mean over targets, steps and parts of the distribution."""
-        found = self._of(servers).mean(axis=(2, 3, 4), dtype=np.float64)
+        found = self._weights.of(self._members, servers).mean(axis=(2, 3, 4), dtype=np.float64)
         return dict(zip(self._members, found.T, strict=True))
-
-    def _of(self, servers: Sequence[str]) -> Float32Array:
-        """Shares [S, K, G, T, P]: by what members were worth, and less and less by `first`."""
-        shares = self._weights.of(self._members, servers)
-        faded = self._first ** (_FADES_IN / (_FADES_IN + self._matured))
-        held = shares * faded[:, None, None, None].astype(np.float32)
-        whole: Float32Array = held / held.sum(axis=1, keepdims=True)
-        return whole
 
     def pack(self) -> bytes:
         """What is known, as bytes for the site's own disk: weights, and what still waits."""
@@ -134,7 +109,6 @@ class Mixture:
         header = {
             "members": list(self._members),
             "open": {str(slot): list(one.servers) for slot, one in self._open.items()},
-            "matured": self._matured,
         }
         return pack(_KIND, header, arrays)
 
@@ -144,13 +118,8 @@ class Mixture:
         if tuple(header["members"]) != self._members:
             raise StateError(f"a mixture of {header['members']}, need {list(self._members)}")
         made = type(self)(
-            self._members,
-            horizon=self._horizon,
-            targets=self._targets,
-            levels=self._levels,
-            first=dict(zip(self._members, self._first.tolist(), strict=True)),
+            self._members, horizon=self._horizon, targets=self._targets, levels=self._levels
         )
-        made._matured = int(header.get("matured", 0))
         made._weights = Weights.unpack(arrays["weights"].tobytes())
         made._open = {
             int(slot): _Issued(tuple(servers), arrays[f"{slot}.members"], arrays[f"{slot}.mixed"])

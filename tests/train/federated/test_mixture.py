@@ -35,37 +35,6 @@ def test_at_first_all_members_count_alike():
     np.testing.assert_allclose(mixed[..., 1], 15)
 
 
-def test_a_member_that_has_seen_little_counts_for_less_at_first_and_for_what_it_is_worth_later():
-    one = Mixture(
-        ("global", "local"), horizon=HORIZON, targets=1, levels=LEVELS, first={"local": 0.25}
-    )
-    begun = one.shares(("a", "b"))
-    np.testing.assert_allclose(begun["local"], [0.2, 0.2], rtol=1e-5)
-    play(one, 2000)
-    later = one.shares(("a", "b"))
-    assert later["local"][1] > 0.8
-    assert later["local"][0] < 0.2
-
-
-def test_what_a_member_counts_for_at_first_outlasts_a_restart():
-    def fresh() -> Mixture:
-        return Mixture(
-            ("global", "local"), horizon=HORIZON, targets=1, levels=LEVELS, first={"local": 0.25}
-        )
-
-    one = fresh()
-    play(one, 30)
-    again = fresh().restored(one.pack())
-    for name, share in one.shares(("a", "b")).items():
-        np.testing.assert_array_equal(share, again.shares(("a", "b"))[name])
-
-
-@pytest.mark.parametrize("count", [0.0, -1.0, 1.5, float("nan")])
-def test_what_a_member_counts_for_is_a_share(count):
-    with pytest.raises(ValueError, match="more than 0 and at most 1"):
-        Mixture(("a", "b"), horizon=1, targets=1, levels=LEVELS, first={"a": count})
-
-
 def test_each_server_comes_to_trust_the_member_that_is_right_about_it():
     one = mixture()
     play(one, 300)

@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast.baselines import MIN_RESIDUALS, clipped, newest, sorted_quantile
-from forecast.features import expm1
+from forecast.changes import Changes, spaced
 from forecast.packing import pack_fields, unpack_fields
 from forecast.places import places
-from forecast.restless import FARTHEST, inputs_of, signs_of
+from forecast.restless import signs_of
 
 if TYPE_CHECKING:
     from forecast.raw_windows import RawWindows
@@ -127,41 +127,38 @@ def _forecast(
     rows: IntArray,
 ) -> Float32Array:
     """Quantiles [N, H, Q] of one target in natural units."""
-    log, length = tables.logs[place], raw.context
-    context = spaced(raw.values[:, :length, column], log)
-    yesterday = spaced(raw.daily[:, :, column], log)
-    last = spaced(newest_N, log)[:, None]
-    unit = tables.unit[rows, place]
-    change, pairs = usual_change(context, tables.horizon)
-    unit = np.where((rows < 0) & (pairs >= MIN_RESIDUALS) & (change > 0), change, unit)[:, None]
-    # The tables may look farther ahead than is asked for here.
-    daily = np.full((len(raw), tables.horizon), np.nan, np.float32)
-    daily[:, : raw.horizon] = yesterday[:, length:]
-    inputs = inputs_of(context, daily, last, unit)
+    length = raw.context
+    unit = units_of(raw, column, tables.unit[:, place], rows, tables.horizon, tables.logs[place])
+    changes = Changes.of(
+        raw,
+        column,
+        newest_N,
+        log=tables.logs[place],
+        unit_N=unit,
+        horizon=tables.horizon,
+    )
+    inputs = changes.inputs()
     signs = signs_of(inputs, length, tables.horizon)
     row = rows if len(tables.weights) > 1 else np.zeros(len(rows), np.int64)
     point = _product(inputs, tables.weights[:, place], row)
     scale = expected(_product(signs, tables.scales[:, place], row), tables.usual[rows, place])
-    moved = point[..., None] + scale[..., None] * tables.quantiles[rows, place]
-    moved = np.sort(np.clip(moved[:, : raw.horizon], -FARTHEST, FARTHEST), axis=-1)
-    answer: Floats = last[..., None] + unit[..., None] * np.sinh(moved.astype(np.float64))
-    known = np.concatenate([context, yesterday, last], axis=1)
-    low = np.where(np.isnan(known), np.inf, known).min(axis=1)[:, None, None]
-    high = np.where(np.isnan(known), -np.inf, known).max(axis=1)[:, None, None]
-    margin = np.log(2.0) if log else high - low + unit[..., None]
-    least = np.maximum(low - margin, 0.0) if log else low - margin
-    np.clip(answer, least, high + margin, out=answer)
-    if log:
-        expm1(answer)
-    return answer.astype(np.float32)
+    return changes.natural(point[..., None] + scale[..., None] * tables.quantiles[rows, place])
 
 
-def spaced(values: Float32Array, log: bool) -> Float32Array:
-    """Values in the space a target is read in."""
-    if not log:
-        return values.astype(np.float32)
-    moved: Float32Array = np.log1p(np.maximum(values, 0.0)).astype(np.float32)
-    return moved
+def units_of(
+    raw: RawWindows, column: int, known_S: Float32Array, rows: IntArray, horizon: int, log: bool
+) -> Float32Array:
+    """Units [N]: of each window's server, and of whoever has no row (-1) from its window alone.
+
+    Where that says too little it is the fleet's, the last of `known_S` [S+1].
+    """
+    unit = known_S[rows]
+    new = rows < 0
+    if not new.any():
+        return unit
+    change, pairs = usual_change(spaced(raw.values[:, : raw.context, column], log), horizon)
+    own: Float32Array = np.where(new & (pairs >= MIN_RESIDUALS) & (change > 0), change, unit)
+    return own
 
 
 def expected(sizes: Float32Array, usual: Float32Array) -> Float32Array:

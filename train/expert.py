@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast.baselines import MIN_RESIDUALS, sorted_quantile
-from forecast.least_squares import LeastSquaresTables, expected, spaced, usual_change
+from forecast.changes import spaced
+from forecast.least_squares import LeastSquaresTables, expected, usual_change
 from forecast.restless import inputs_of, signs_of, squashed
 from train.examples import Examples
 from train.moments import Moments
@@ -80,7 +81,7 @@ def _fit_target(
     values = spaced(examples.values[..., place], log)
     daily = spaced(examples.daily[..., place], log)
     servers, origins, horizon = daily.shape
-    unit = _with_fleets(*usual_change(values, horizon), examples.floors[place])
+    unit = with_fleets(*usual_change(values, horizon), examples.floors[place])
     last = values[..., length - 1 : length]
     scale = unit[:-1, None, None]
     inputs = inputs_of(values[..., :length], daily, last, scale)
@@ -117,7 +118,7 @@ def _fit_target(
     return unit, weights, scales, usual, quantiles
 
 
-def _with_fleets(change_S: Float32Array, pairs_S: IntArray, floor: float) -> Float32Array:
+def with_fleets(change_S: Float32Array, pairs_S: IntArray, floor: float) -> Float32Array:
     """[S+1] each server's usual change, the fleet's median where it is not known, and last."""
     known = pairs_S >= MIN_RESIDUALS
     typical = np.median(change_S[known]) if known.any() else 0.0

@@ -77,8 +77,9 @@ class Changes:
         """
         asked = self.yesterday.shape[1] - self.context.shape[1]
         moved = np.sort(np.clip(moved_NHQ[:, :asked], -FARTHEST, FARTHEST), axis=-1)
-        far: Floats = self.unit[..., None] * np.sinh(moved.astype(np.float64))
-        answer = self.last[..., None] + far
+        answer: Floats = np.sinh(moved.astype(np.float64))
+        answer *= self.unit[..., None]
+        answer += self.last[..., None]
         known = np.concatenate([self.context, self.yesterday, self.last], axis=1)
         low = np.where(np.isnan(known), np.inf, known).min(axis=1)[:, None, None]
         high = np.where(np.isnan(known), -np.inf, known).max(axis=1)[:, None, None]

@@ -21,11 +21,12 @@ from forecast.events import Event, EventReport, Told
 from forecast.free_space import FreeSpace
 from forecast.hours import Hours
 from forecast.least_squares import LeastSquaresTables
+from forecast.quantile_network import QuantileNetwork
 from forecast.record import ServerStatus
 from forecast.schema import SampleBlock
 from forecast.storage import HANDOVER_S, OwnerLock
 from forecast.windows import RawWindows
-from train import expert
+from train import expert, quantile_network
 from train.buffer import AppendReport, Buffer, BufferStatus
 from train.rehearsal import Rehearsal
 
@@ -162,6 +163,13 @@ class BufferActor(Copied):
         """
         examples = self._buffer.examples(as_of=as_of)
         return await asyncio.to_thread(expert.fit, examples, levels)
+
+    async def quantile_network(
+        self, *, as_of: int, levels: tuple[float, ...], seed: int
+    ) -> QuantileNetwork | None:
+        """The quantile network as of a slot, fitted beside appends as least squares is."""
+        examples = self._buffer.examples(as_of=as_of)
+        return await asyncio.to_thread(quantile_network.fit, examples, levels, seed=seed)
 
     async def actuals(self, slot: int) -> tuple[tuple[str, ...], np.ndarray]:
         """What happened in a slot: servers and values [S, T] of the targets."""

@@ -31,9 +31,10 @@ from actors.rollout import RolloutLine
 from actors.safety import Safety
 from actors.settings import Settings
 from actors.state import ControllerState, StateFile
+from actors.tables import ExpertTables
 from connect.webhook import Outbox
 from forecast.errors import StateError
-from forecast.members import SEASONAL_NAIVE, Members, MemberTables, blocks_of_record
+from forecast.members import SEASONAL_NAIVE, Members, blocks_of_record
 from forecast.record import CHAMPION, ENSEMBLE, Snapshot
 from forecast.scoring import StepReport
 from forecast.versions import RegistryState
@@ -87,7 +88,7 @@ class Controller(Loading):
         self._revision = -1
         self._known: RegistryState | None = None
         self._refused: set[int] = set()
-        self._tables: tuple[int, Any] | None = None
+        self._tables = ExpertTables(buffer=buffer, settings=settings)
 
     @property
     def state(self) -> ControllerState:
@@ -221,7 +222,7 @@ class Controller(Loading):
                 raw,
                 slot=slot,
                 members=self._members,
-                tables=await self._baselines(slot),
+                tables=await self._tables.at(slot),
                 schema=settings.schema,
                 levels=settings.levels,
                 ready=ready,
@@ -255,17 +256,6 @@ class Controller(Loading):
             raw=raw,
             published_at=self._now(),
         )
-
-    async def _baselines(self, slot: int) -> Any:
-        """Tables of baselines and expert, anew each event hour: of the slot, not of the past."""
-        hour, levels = slot - slot % self.settings.per_hour, self.settings.levels
-        if self._tables is None or self._tables[0] != hour:
-            fitting = self._buffer.least_squares.remote(as_of=hour, levels=levels)
-            residuals = await self._buffer.residuals.remote(
-                as_of=hour, hours=self.settings.window_hours, levels=levels
-            )
-            self._tables = (hour, MemberTables(residuals, await fitting))
-        return self._tables[1]
 
     def _commit(self, state: ControllerState) -> None:
         self._file.save(state)

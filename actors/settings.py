@@ -68,8 +68,21 @@ class Settings:
     """Below the twin for so long, the anchor is restored; 0: it is only told."""
     breaker: BreakerRules | None = None
     """When learning stops after failures; None: never."""
+    network_every: int = 0
+    """How often the quantile network is fitted anew; 0: there is none."""
     precision: Literal["float32", "int8"] = "float32"
     """Of the serving form that issues forecasts of record."""
+
+    def network_slots(self, hour: int) -> tuple[int, ...]:
+        """As of which slots the quantile network is wanted in an hour; the first is in use.
+
+        A new one is used from an hour after its slot on, as its fit takes a while.
+        """
+        every = self.network_every
+        if not every:
+            return ()
+        newest = hour - hour % every
+        return (newest,) if hour >= newest + self.per_hour else (newest - every, newest)
 
     def members(self) -> Members:
         """An empty set of members for this panel."""

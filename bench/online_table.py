@@ -42,6 +42,7 @@ ROWS = (
     Row("copy_last", "frozen", ("copy_last",), "the newest value"),
     Row("seasonal_naive", "frozen", ("seasonal_naive",), "the same time yesterday"),
     Row("least_squares", "frozen", ("least_squares",), "forgetting least squares"),
+    Row("quantile_network", "frozen", ("quantile_network",), "the network fitted each day"),
     Row("frozen", "frozen", ("champion",), "the base model, never updated"),
     Row("frozen_calibrated", "frozen", ("champion_calibrated",), "frozen, calibrated online"),
     Row("frozen_ensemble", "frozen", ("ensemble",), "frozen and experts, learned weights"),

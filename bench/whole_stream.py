@@ -17,9 +17,10 @@ from connect.replay import Replay
 from forecast.clock import slots_per_day
 from forecast.config import Config
 from forecast.members import Members, MemberTables, blocks_of_record
+from forecast.quantile_network import QuantileNetwork
 from forecast.record import ForecastBlock
 from forecast.windows import RawWindows
-from train import expert
+from train import expert, quantile_network
 from train.buffer import Buffer
 
 
@@ -35,11 +36,11 @@ def issued(
     buffer: Buffer, settings: Settings, members: Members, slots: range
 ) -> Iterator[tuple[int, RawWindows, tuple[ForecastBlock, ...]]]:
     """Each slot, its windows and every member's block; the members' tables are made every hour."""
-    hour, tables = -1, None
+    hour, tables, networks = -1, None, _Networks(buffer, settings)
     for slot in slots:
         if slot // settings.per_hour != hour or tables is None:
             hour = slot // settings.per_hour
-            tables = _tables(buffer, hour * settings.per_hour, settings)
+            tables = _tables(buffer, hour * settings.per_hour, settings, networks)
         raw = buffer.fleet(slot)
         blocks = blocks_of_record(
             raw,
@@ -53,6 +54,26 @@ def issued(
         yield slot, raw, blocks
 
 
-def _tables(buffer: Buffer, slot: int, settings: Settings) -> MemberTables:
+class _Networks:
+    """The quantile network of a slot, fitted when it is new."""
+
+    def __init__(self, buffer: Buffer, settings: Settings) -> None:
+        self._buffer, self._settings = buffer, settings
+        self._held: tuple[int, QuantileNetwork | None] | None = None
+
+    def at(self, hour: int) -> QuantileNetwork | None:
+        """The one in use in an hour."""
+        settings = self._settings
+        wanted = settings.network_slots(hour)
+        if not wanted:
+            return None
+        if self._held is None or self._held[0] != wanted[0]:
+            examples, seed = self._buffer.examples(as_of=wanted[0]), settings.seed + wanted[0]
+            self._held = (wanted[0], quantile_network.fit(examples, settings.levels, seed=seed))
+        return self._held[1]
+
+
+def _tables(buffer: Buffer, slot: int, settings: Settings, networks: _Networks) -> MemberTables:
     residuals = buffer.residuals(as_of=slot, hours=settings.window_hours, levels=settings.levels)
-    return MemberTables(residuals, expert.fit(buffer.examples(as_of=slot), settings.levels))
+    fitted = expert.fit(buffer.examples(as_of=slot), settings.levels)
+    return MemberTables(residuals, fitted, networks.at(slot))

@@ -7,7 +7,7 @@ from forecast.issued import DERIVED, MADE
 from forecast.twin import FEWEST
 
 EXPERTS = 3
-"""Members that are no versions: copy-last, seasonal naive, least squares."""
+"""Members that are no versions: copy-last, seasonal naive, least squares; and the network."""
 
 
 def versions_beside(config: Config) -> int:
@@ -32,4 +32,5 @@ def twins_of(config: Config) -> int:
 def members_of(config: Config) -> int:
     """Members whose forecasts are of record, at most, but for what people ask to see computed."""
     derived = DERIVED if not config.rollout.enabled else MADE
-    return versions_of(config) + EXPERTS + len(derived)
+    network = config.ensemble.network_hours > 0
+    return versions_of(config) + EXPERTS + network + len(derived)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from forecast import baselines, least_squares
+from forecast import baselines, least_squares, quantile_network
 from forecast.artifact import Artifact, unpack
 from forecast.derived import Limits
 from forecast.errors import UnknownVersion
@@ -28,19 +28,23 @@ if TYPE_CHECKING:
     from forecast.fast.serving import Precision
     from forecast.least_squares import LeastSquaresTables
     from forecast.model import Model
+    from forecast.quantile_network import QuantileNetwork
     from forecast.schema import Schema
 
 COPY_LAST = "copy_last"
 SEASONAL_NAIVE = "seasonal_naive"
 LEAST_SQUARES = "least_squares"
+QUANTILE_NETWORK = "quantile_network"
 
 
 @dataclass(frozen=True, slots=True)
 class MemberTables:
-    """What the members that are no versions know, as of the same slot."""
+    """What the members that are no versions know."""
 
     baselines: BaselineTables
     least_squares: LeastSquaresTables
+    network: QuantileNetwork | None = None
+    """None: it issues nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +259,10 @@ def blocks_of_record(
     values[LEAST_SQUARES] = least_squares.least_squares(
         raw, tables.least_squares, schema.targets, lower=lower, upper=upper
     )
+    if tables.network is not None:
+        values[QUANTILE_NETWORK] = quantile_network.quantile_network(
+            raw, tables.network, lower=lower, upper=upper
+        )
     issuing = members.issuing
     made = members.of_record(raw.select(np.flatnonzero(ready))) if ready.any() else {}
     by_version = {name: np.full_like(values[COPY_LAST], np.nan) for name in issuing}

@@ -21,6 +21,7 @@ MEMBERS = {
     "copy_last",
     "ensemble",
     "least_squares",
+    "quantile_network",
     "seasonal_naive",
 }
 """Who issues forecasts of record, once there is a champion."""

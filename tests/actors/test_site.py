@@ -11,6 +11,7 @@ import pytest
 
 from actors.site_curve import Curve
 from forecast.errors import StateError
+from forecast.packing import pack, unpack
 from forecast.tensors import load
 from tests.actors.federation_scene import (
     EVERY,
@@ -26,6 +27,7 @@ from tests.actors.federation_scene import (
     until_done,
 )
 from tests.train.federated.site_scene import AS_OF, Windows, fresh
+from train.federated.frame import GlobalModel
 
 NAMES = ("a", "b", "c")
 
@@ -257,5 +259,27 @@ def test_a_curve_has_both_ways_by_version_and_goes_on_after_a_restart(tmp_path):
     assert lines[-1]["alone"] < lines[0]["alone"]
     assert lines[-1]["global"] < lines[0]["global"]
     assert all(
-        np.isfinite([line[k] for k in ("global", "personal", "alone")]).all() for line in lines
+        np.isfinite([line[k] for k in ("global", "personal", "alone", "mixed")]).all()
+        for line in lines
     )
+    parts = [lines[-1][name] for name in ("global", "personal", "alone")]
+    assert lines[-1]["mixed"] < np.mean(parts)
+
+
+def test_where_all_forecasts_are_one_the_mix_is_it_and_a_state_of_before_has_no_number(tmp_path):
+    holdout = Windows(3).holdout(as_of=AS_OF + 5000, hours=8, every=3)
+    site, path = plain_site("a"), tmp_path / "a.jsonl"
+    state = path.with_name("a.jsonl.alone")
+    state.write_bytes(pack("site-alone", {"slot": AS_OF}, {"vector": START}))
+    one = Curve(path, plain_site("a"), np.zeros_like(START), lambda: holdout)
+    site.take(GlobalModel(0, START))
+    one.took(site, AS_OF)
+    line = json.loads(path.read_text())
+    assert line["global"] == line["personal"] == line["alone"]
+    assert line["mixed"] == pytest.approx(line["alone"], rel=1e-5)
+    one.learned(AS_OF + EVERY, seed=1, rate=1.0)
+    header, arrays = unpack("site-alone", state.read_bytes())
+    assert header == {"format": 1, "slot": AS_OF + EVERY}
+    state.write_bytes(pack("site-alone", {**header, "format": 9}, arrays))
+    with pytest.raises(StateError, match="format 9, need 1"):
+        Curve(path, plain_site("a"), START, lambda: holdout)

@@ -28,11 +28,14 @@ from forecast.tensors import dump
 from train.federated.compression import ErrorFeedback
 from train.federated.frame import FloatArray, GlobalModel
 from train.federated.site import Site
+from train.federated.traffic import Traffic
 
 log = logging.getLogger("fleetcast.site")
 
 _KIND = "site-at-work"
-_FORMAT = 1
+_FORMAT = 2
+_READABLE = (1, _FORMAT)
+"""1 knows no more of the traffic than the bytes that were sent."""
 
 Did = Literal["took", "scored", "sent", "skipped", "waits", "done"]
 
@@ -98,7 +101,7 @@ class SiteAtWork:
         self._feed, self._watching = feed, watching
         self.slot = slots.first
         """Of the next update."""
-        self.updates, self.bytes_sent = 0, 0
+        self.updates, self.traffic = 0, Traffic()
         self._outbox: tuple[int, bytes] | None = None
         self._residual: FloatArray | None = None
         make_folders(path.parent, disk=disk)
@@ -164,7 +167,8 @@ class SiteAtWork:
             self._save()
             return "skipped"
         feedback = ErrorFeedback(now["codec"], self._residual)
-        made, _ = feedback.encode(delta)
+        made, cost = feedback.encode(delta)
+        self.traffic = self.traffic.encoded(cost)
         header = {**meta.to_json(), "codec": made.codec}
         self._outbox = (now["round"], dump(header, made.arrays))
         self._residual = feedback.residual
@@ -189,10 +193,15 @@ class SiteAtWork:
         if verdict == "limited":
             return "waits"
         self.updates += bool(receipt["counted"])
-        self.bytes_sent += len(update)
+        self.traffic = self.traffic.sent(update)
         self._outbox = None
         self._save()
         return "sent"
+
+    @property
+    def bytes_sent(self) -> int:
+        """Of the updates that were answered."""
+        return self.traffic.bytes_sent
 
     @property
     def _known_slot(self) -> int:
@@ -227,7 +236,7 @@ class SiteAtWork:
             "slot": self.slot,
             "round": number,
             "updates": self.updates,
-            "bytes_sent": self.bytes_sent,
+            "traffic": self.traffic.to_json(),
         }
         arrays: dict[str, NDArray[Any]] = {
             "site": np.frombuffer(self.site.pack(), np.uint8),
@@ -239,11 +248,14 @@ class SiteAtWork:
 
     def _restore(self, data: bytes) -> None:
         header, arrays = unpack(_KIND, data)
-        if header.get("format") != _FORMAT:
-            raise StateError(f"{self._path}: format {header.get('format')}, need {_FORMAT}")
+        if (number := header.get("format")) not in _READABLE:
+            raise StateError(f"{self._path}: format {number}, need {_FORMAT}")
         self.site.restore(arrays["site"].tobytes())
         self.slot, self.updates = header["slot"], header["updates"]
-        self.bytes_sent = header["bytes_sent"]
+        if number == 1:
+            self.traffic = Traffic.of_before(header["bytes_sent"])
+        else:
+            self.traffic = Traffic.from_json(header["traffic"])
         if header["round"] >= 0:
             self._outbox = (header["round"], arrays["update"].tobytes())
         if "residual" in arrays:

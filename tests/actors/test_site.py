@@ -64,7 +64,7 @@ def test_three_sites_learn_together_and_all_end_at_one_version(tmp_path):
 
 @pytest.mark.parametrize("codec", ["bf16", "int8"])
 def test_a_compressed_delta_is_a_part_of_the_bytes(tmp_path, codec):
-    sizes = {}
+    sizes, told = {}, {}
     for each in ("float32", codec):
         one = actor(tmp_path / each, rules={"codec": each})
         asked = centre(http(one))
@@ -72,7 +72,39 @@ def test_a_compressed_delta_is_a_part_of_the_bytes(tmp_path, codec):
         until_done(works)
         sizes[each] = works[0].bytes_sent
         assert one._aggregator.version == 1
+        told[each] = works[0].traffic.told()
+        assert told[each]["codec"] == each
+        assert told[each]["bytes_float32"] == told["float32"]["bytes_sent"]
     assert sizes[codec] < {"bf16": 0.65, "int8": 0.45}[codec] * sizes["float32"]
+    assert told["float32"]["relative_error"] == 0
+    assert 0 < told[codec]["relative_error"] < {"bf16": 2**-8, "int8": 0.05}[codec]
+
+
+def test_what_was_sent_is_counted_over_restarts_and_a_state_of_before_knows_the_bytes(tmp_path):
+    client = http(actor(tmp_path, rules={"codec": "int8"}))
+    whole = at_work(tmp_path, "whole", centre(client), rounds=1)
+    cut = at_work(tmp_path, "cut", centre(Cut(client, 4, arrives=True)), rounds=1)
+    assert [whole.advance(), whole.advance(), cut.advance()] == ["took", "sent", "took"]
+    with pytest.raises(Dying):
+        cut.advance()
+    cut = at_work(tmp_path, "cut", centre(client), rounds=1)
+    assert cut.traffic.measured == 1
+    assert cut.bytes_sent == 0
+    assert cut.advance() == "sent"
+    again = at_work(tmp_path, "cut", centre(client), rounds=1)
+    assert again.traffic == cut.traffic
+    assert again.traffic.told()["bytes_float32"] > 2 * again.bytes_sent > 0
+    path = tmp_path / "cut.state"
+    header, arrays = unpack("site-at-work", path.read_bytes())
+    del header["traffic"]
+    old = {**header, "format": 1, "bytes_sent": 1234}
+    path.write_bytes(pack("site-at-work", old, arrays))
+    told = at_work(tmp_path, "cut", centre(client), rounds=1).traffic.told()
+    assert (told["bytes_sent"], told["bytes_float32"]) == (1234, 1234)
+    assert (told["codec"], told["relative_error"]) == (None, None)
+    path.write_bytes(pack("site-at-work", {**old, "format": 9}, arrays))
+    with pytest.raises(StateError, match="format 9, need 2"):
+        at_work(tmp_path, "cut", centre(client))
 
 
 def test_nothing_that_is_private_or_raw_is_in_the_bytes_that_leave_a_site(tmp_path):

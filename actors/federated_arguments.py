@@ -33,6 +33,7 @@ def aggregator(config: Config) -> dict[str, Any]:
             updates=asked.updates_per_round,
             deadline_s=float(asked.deadline),
             gated=asked.gated,
+            forget_after=asked.keep_rounds,
             seed=config.training.seed,
         ),
         "rules": FederationRules(

@@ -166,7 +166,7 @@ class HomeSite:
         windows = self._source.draw(
             as_of=slot,
             hours=settings.hours,
-            count=_SHOWN_WINDOWS,
+            count=min(_SHOWN_WINDOWS, settings.own_windows),
             seed=self._seed,
             holdout_hours=settings.holdout_hours,
         )

@@ -104,7 +104,12 @@ class SiteActor:
         }
 
     async def close(self) -> None:
-        """End after what a site is doing just now; what takes too long is done again."""
+        """End after what a site is doing just now; what takes too long is done again.
+
+        Closed again, nothing happens.
+        """
+        if self._home.stopping:
+            return
         self._home.stopping = True
         self._task.cancel()
         await asyncio.wait([self._task])
@@ -126,9 +131,10 @@ class SiteActor:
                 if not moved:
                     await self._news()
             except Exception as error:  # whatever it is, the site goes on trying
-                cause = original(error)
+                cause, before = original(error), self._failure
                 self._failure = f"{type(cause).__name__}: {cause}"
-                level = logging.INFO if isinstance(cause, Busy) else logging.WARNING
+                again = isinstance(cause, Busy) or self._failure == before
+                level = logging.INFO if again else logging.WARNING
                 log.log(level, "site %s tries again: %s", self._home.name, self._failure)
                 await asyncio.sleep(_BACKOFF_S[min(tries, len(_BACKOFF_S) - 1)])
                 tries += 1

@@ -86,8 +86,8 @@ def _federated(config: Config, kept: Mapping[str, Any]) -> Iterator[ActorSpec]:
         given = {**federated_arguments.aggregator(config), handles.REGISTRY: registry}
         yield ActorSpec(handles.AGGREGATOR, FederationActor, given, 0.1, 600, kept)
     if handles.SITE in there:
-        given = federated_arguments.home(config)
-        yield ActorSpec(handles.SITE, SiteActor, given, 0.1, 1200, kept)
+        # Its thread gives way to all others, so it asks for no CPU of its own.
+        yield ActorSpec(handles.SITE, SiteActor, federated_arguments.home(config), 0.0, 1200, kept)
 
 
 def ensure(

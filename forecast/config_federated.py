@@ -85,7 +85,7 @@ class FederatedConfig(Section):
     max_update_mb: int = Field(default=16, ge=1, le=1024)
     """A longer update is refused before it is read."""
     keep_rounds: int = Field(default=200, ge=1, le=10_000)
-    """Rounds whose reports are kept."""
+    """Rounds whose reports are kept; a site that is silent for so long is forgotten."""
     site: SiteConfig = SiteConfig()
     home: HomeConfig = HomeConfig()
 

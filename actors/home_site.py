@@ -104,6 +104,10 @@ class HomeSite:
                 log.warning("site %s: %s", name, error)
             self._failures[name] = str(error)
             return False
+        except BaseException:
+            # What could not be written must not be sent: it goes on from what is on disk.
+            self._works.pop(name, None)
+            raise
         self._failures.pop(name, None)
         return did not in ("waits", "done")
 
@@ -161,7 +165,6 @@ class HomeSite:
         slot = max(one.known_slot for one in self._works.values())
         if self._tried == (version, slot):
             return False
-        self._tried = (version, slot)
         settings = self._recipes["settings"]
         windows = self._source.draw(
             as_of=slot,
@@ -170,6 +173,7 @@ class HomeSite:
             seed=self._seed,
             holdout_hours=settings.holdout_hours,
         )
+        self._tried = (version, slot)
         if not len(windows):
             log.info("global version %d waits: no windows at slot %d to show it on", version, slot)
             return False
@@ -182,17 +186,22 @@ class HomeSite:
             "form": "global" if self._per_server else "personal",
         }
         model = work.site.members()["global" if self._per_server else "personal"]
-        began = min(one.began for one in self._works.values())
         make = partial(artifact_of, model, windows, schema=self._frame.schema, slot=slot)
-        reach = settings.hours * 3600 // self._frame.schema.step_seconds
         try:
-            artifact = make(since=began - reach, seed=self._seed, origin=origin)
+            artifact = make(since=self._since(), seed=self._seed, origin=origin)
         except ArtifactError as error:
             log.warning("global version %d is not offered: %s", version, error)
             return False
         self.offers.make(Offer(version, slot, artifact))
         log.info("global version %d answers at site %s", version, self.name, extra={"slot": slot})
         return True
+
+    def _since(self) -> int:
+        """The first slot that the first update can have read."""
+        settings, window = self._recipes["settings"], self._frame.spec.window
+        hours = settings.hours + settings.holdout_hours
+        reach = hours * 3600 // window.step_seconds + window.context + 2 * window.horizon
+        return min(one.began for one in self._works.values()) - reach
 
     def _told(self, waits_for: str | None = None) -> dict[str, Any]:
         """Where it stands, for people."""

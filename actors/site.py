@@ -117,15 +117,13 @@ class SiteAtWork:
         self.site, self._centre, self._slots, self._seed = site, centre, slots, seed
         self._path, self._models, self._disk = path, models, disk
         self._feed, self._watching = feed, watching
-        self.slot = slots.first
-        """Of the next update."""
+        self.slot = self.began = slots.first
+        """Of the next update, and of the first."""
         self.updates, self.bytes_sent = 0, 0
         self.made: Mapping[str, Any] = {}
         """Of the version that it began from last: `version`, `round` and `sites` that made it."""
         self.waits_for = ""
         """What it asked for last and did not get, for people."""
-        self.began = slots.first
-        """The slot of its first update."""
         self._outbox: tuple[int, bytes] | None = None
         self._residual: FloatArray | None = None
         make_folders(path.parent, disk=disk)
@@ -135,7 +133,8 @@ class SiteAtWork:
 
     def advance(self) -> Did:
         """Do the next thing. Raises StateError for an aggregator of another schema."""
-        site, now = self.site, self._centre.current(self.site.name)
+        site, self.waits_for = self.site, ""
+        now = self._centre.current(site.name)
         schema_hash = site.frame.layout.schema_hash
         if now["schema_hash"] != schema_hash:
             raise StateError(
@@ -153,7 +152,6 @@ class SiteAtWork:
         if (slot := self._slots.next(self.slot)) is None:
             self.waits_for = f"slot {self.slot}"
             return "done"
-        self.waits_for = ""
         return self._learn(now, slot)
 
     def _held(self, now: Mapping[str, Any]) -> bool:

@@ -125,6 +125,7 @@ class SiteActor:
         tries, loop = 0, asyncio.get_running_loop()
         while True:
             try:
+                self._lock.check()
                 moved = await loop.run_in_executor(self._thread, self._home.turn)
                 self._turns += 1
                 tries, self._failure = 0, None

@@ -34,20 +34,20 @@ class Buffer(Windows):
         return self.names
 
 
-def home(folder, asked, source, *, per_server=False, frame=FRAME) -> HomeSite:
+def home(folder, asked, source, *, per_server=False, disk=None) -> HomeSite:
     """Whose state is in the folder."""
     return HomeSite(
         name="north",
         per_server=per_server,
         every=EVERY,
         needs=NEEDS,
-        frame=frame,
+        frame=FRAME,
         recipes=RECIPES,
         seed=7,
         source=source,
         centre=asked,
         folder=folder / "home",
-        disk=QuickDisk(),
+        disk=disk or QuickDisk(),
     )
 
 
@@ -98,6 +98,7 @@ def test_what_answers_is_offered_as_the_sites_own_form_with_round_and_sites(tmp_
     }  # fmt: skip
     # Of what the fleet's gate holds out it has learned nothing.
     assert lineage["trained_to_slot"] < AS_OF - SETTINGS.holdout_hours * 12
+    assert lineage["trained_from_slot"] < AS_OF - SETTINGS.hours * 12
 
 
 def test_fresh_weights_are_offered_to_nobody(tmp_path):
@@ -177,6 +178,35 @@ def test_an_aggregator_that_cannot_be_reached_loses_nothing(tmp_path, alone):
     asked._http = http(alone)
     until_still(one)
     assert one.told["version"] == 1
+
+
+class Full(QuickDisk):
+    """Takes no state of a site from some moment on."""
+
+    full = False
+
+    def write(self, path, data):
+        if self.full and path.name.endswith("north.state"):
+            raise OSError(28, "No space left on device")
+        super().write(path, data)
+
+
+def test_what_a_full_disk_did_not_take_is_not_sent_and_is_learned_again_the_same(tmp_path, alone):
+    disk, source = Full(), Buffer()
+    plain = actor(tmp_path / "plain", updates=1, quorum=1, gated=False)
+    until_still(home(tmp_path / "plain", centre(http(plain)), source))
+    one = home(tmp_path, centre(http(alone)), source, disk=disk)
+    assert one.turn()
+    assert one.told["version"] == 0
+    disk.full = True
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left"):
+            one.turn()
+    assert (alone._aggregator.version, alone._federation.book.verdicts) == (0, {})
+    disk.full = False
+    until_still(one)
+    assert (one.told["updates"], one.told["version"]) == (1, 1)
+    assert (alone._aggregator.shared() == plain._aggregator.shared()).all()
 
 
 def test_one_that_is_refused_does_not_hold_up_the_others(tmp_path):

@@ -108,6 +108,22 @@ async def test_an_aggregator_that_is_away_is_a_log_line_and_a_retry(tmp_path, ca
     await here.close()
 
 
+async def test_a_remote_aggregator_is_asked_with_the_token_of_the_environment(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv("FLEETCAST_TOKEN", "secret")
+    monkeypatch.setattr("actors.site_actor._PATIENCE_S", 0.0)
+    url = f"http://127.0.0.1:{_free_port()}"  # where nobody listens
+    here = _Here(configured(tmp_path, home={"aggregator": url}))
+    assert here.site._remote.token == "secret"
+    for request_id, block in blocks(REPLAY, slots=0):
+        await here.fleet.append(request_id, block)
+    status = await here.until(lambda told: told["failure"])
+    assert (status["aggregator"], status["failure"][:12]) == (url, "ConnectError")
+    assert "secret" not in caplog.text
+    await here.close()
+
+
 async def test_two_sites_on_one_folder_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("actors.site_actor.HANDOVER_S", 0.0)
     config = configured(tmp_path)

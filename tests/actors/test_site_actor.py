@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import time
 
 import httpx
 import pytest
+import ray
 
 from actors import federated_arguments, handles, topology
 from actors.federation import FederationActor
@@ -169,6 +172,7 @@ def _free_port() -> int:
 def test_a_served_fleet_shows_rounds_updates_and_where_its_site_stands(ray_cluster, tmp_path):
     from ray import serve
 
+    serve.shutdown()  # one of another test would listen elsewhere
     port = _free_port()
     config = configured(tmp_path)
     config = config.model_copy(
@@ -199,11 +203,25 @@ def test_a_served_fleet_shows_rounds_updates_and_where_its_site_stands(ray_clust
         assert status["home_site"]["site"] == "north"
         assert status["home_site"]["version"] >= told["version"]
         assert status["home_site"]["updates"] >= 1
+        again = _killed(config, session.client, deadline)
+        assert again["version"] >= told["version"]
+        assert again["updates"] >= status["home_site"]["updates"]
     finally:
         session.client.close()
         serve.delete("fleetcast-home")
         topology.stop(config)
+        serve.shutdown()
     assert handles.find("home", config.panel.name, handles.SITE) is None
+
+
+def _killed(config, client, deadline):
+    """What the site says of itself after kill -9 of its process, once it has gone on."""
+    found = handles.find(config.fleet, config.panel.name, handles.SITE)
+    # The process id is the actor's own answer, so that nothing else can be hit.
+    os.kill(ray.get(found.identity.remote())["pid"], signal.SIGKILL)
+    while not ((told := client.status()["home_site"]) and told["sites"]):
+        assert time.monotonic() < deadline, told
+    return told
 
 
 def _federated(url: str) -> list:

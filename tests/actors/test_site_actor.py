@@ -67,8 +67,14 @@ class _Here:
         await self.fleet.close()
 
 
-async def test_what_the_federation_learned_becomes_a_version_with_its_lineage(tmp_path):
-    here = _Here(configured(tmp_path))
+async def test_what_the_federation_learned_becomes_a_version_and_updates_learn_on_from_it(
+    tmp_path,
+):
+    learns = {"windows": 512, "epochs": 8, "own_windows": 512, "own_epochs": 5}
+    config = configured(tmp_path, site={**SITE, **learns})
+    # A first model that learned next to nothing: what sites learned is better beyond chance.
+    little = config.training.model_copy(update={"max_steps": 1})
+    here = _Here(config.model_copy(update={"training": little}))
     made = blocks(REPLAY, slots=30)
     for request_id, block in made[:8]:
         await here.fleet.append(request_id, block)
@@ -77,7 +83,7 @@ async def test_what_the_federation_learned_becomes_a_version_with_its_lineage(tm
     for request_id, block in made[8:]:
         await here.fleet.append(request_id, block)
     records = await here.fleet.registry.updates.remote(100, None)
-    [taken] = [one for one in records if one.update_id.startswith("federated-")][-1:]
+    taken = next(one for one in records if one.update_id.startswith("federated-"))
     assert taken.lineage["kind"] == "federated"
     told = taken.lineage["federated"]
     assert (told["site"], told["sites"], told["form"]) == ("north", ["north"], "personal")
@@ -85,8 +91,12 @@ async def test_what_the_federation_learned_becomes_a_version_with_its_lineage(tm
     assert taken.report["kind"] == "federated"
     held = here.fleet.controller.settings.holdout_hours * 12
     assert taken.lineage["trained_to_slot"] <= taken.slot - held
-    assert taken.verdict in ("promoted", "rejected")
-    assert any(one.update_id.startswith("update-") for one in records)  # the strategy goes on
+    assert taken.verdict == "promoted", taken.reasons
+    versions = {one.version for one in records if one.lineage["kind"] == "federated"}
+    update = next(one for one in records if one.update_id.startswith("update-"))
+    assert update.parent in versions
+    state = await here.fleet.registry.state.remote()
+    assert (await here.fleet.ledger.latest.remote()).version == state.champion >= taken.version
     await here.site.close()
     before = await here.site.status()
     await here.close()

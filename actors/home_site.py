@@ -21,7 +21,7 @@ from actors.site_lines import BufferSource
 from forecast.errors import ArtifactError, StateError
 from forecast.http.federated import SITE_NAME
 from forecast.storage import DISK, Disk
-from train.federated.frame import Frame, GlobalModel
+from train.federated.frame import Frame, GlobalModel, SiteSettings
 from train.federated.home import artifact_of
 from train.federated.site import Site
 
@@ -198,7 +198,8 @@ class HomeSite:
 
     def _since(self) -> int:
         """The first slot that the first update can have read."""
-        settings, window = self._recipes["settings"], self._frame.spec.window
+        settings: SiteSettings = self._recipes["settings"]
+        window = self._frame.spec.window
         hours = settings.hours + settings.holdout_hours
         reach = hours * 3600 // window.step_seconds + window.context + 2 * window.horizon
         return min(one.began for one in self._works.values()) - reach

@@ -258,6 +258,7 @@ def controller(config: Config) -> dict[str, Any]:
         "state_path": config.panel_dir / "state.json",
         "webhook": webhook(config),
         "federated": config.federated.enabled,
+        "home": config.federated.home.site is not None,
     }
 
 

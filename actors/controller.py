@@ -61,12 +61,19 @@ class Controller(Loading):
         settings: Settings,
         now: Callable[[], float],
         outbox: Outbox | None = None,
+        home: Any = None,
     ) -> None:
+        """`home` reaches the home site, where the fleet is one; see `Learning`."""
         self._buffer, self._ledger = buffer, ledger
         self._registry = registry
         self._members, self.settings, self._now = members, settings, now
         self._learning = Learning(
-            buffer=buffer, trainer=trainer, registry=registry, members=members, settings=settings
+            buffer=buffer,
+            trainer=trainer,
+            registry=registry,
+            members=members,
+            settings=settings,
+            home=home,
         )
         self._drift = DriftWatch(
             buffer=buffer, ledger=ledger, registry=registry, file=state, settings=settings

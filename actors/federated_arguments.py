@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from forecast.config import Config
+from forecast.errors import ConfigError
 from forecast.model import ModelSpec
 from forecast.window_spec import WindowSpec
 from train.federated.federation import FederationRules
@@ -31,6 +33,7 @@ def aggregator(config: Config) -> dict[str, Any]:
             updates=asked.updates_per_round,
             deadline_s=float(asked.deadline),
             gated=asked.gated,
+            forget_after=asked.keep_rounds,
             seed=config.training.seed,
         ),
         "rules": FederationRules(
@@ -42,6 +45,35 @@ def aggregator(config: Config) -> dict[str, Any]:
         ),
         "now": time.time,
         "sites": asked.sites,
+    }
+
+
+def home(config: Config) -> dict[str, Any]:
+    """Constructor arguments of SiteActor; raises ConfigError where the fleet is no site."""
+    asked, panel, recipes = config.federated.home, config.panel, site(config)
+    if asked.site is None:
+        raise ConfigError("federated.home.site is not set: the fleet is no site")
+    # What the gate holds out the site must not have learned from either.
+    settings = recipes["settings"]
+    held = max(settings.holdout_hours, config.online_learning.gate_holdout_hours)
+    per_hour = 3600 / panel.step
+    least = round(held * per_hour) + panel.context_slots + 2 * panel.horizon_slots
+    return {
+        "fleet": config.fleet,
+        "panel": panel.name,
+        "directory": config.panel_dir / "home",
+        "owner": f"fleet {config.fleet}",
+        "aggregator": asked.aggregator,
+        "schema": panel.schema_of(),
+        "spec": spec_of(config),
+        "seed": config.training.seed,
+        "home": {
+            "name": asked.site,
+            "per_server": asked.per_server,
+            "every": max(1, asked.every // panel.step),
+            "needs": max(least, round(config.training.bootstrap_hours * per_hour)),
+            "recipes": {**recipes, "settings": replace(settings, holdout_hours=held)},
+        },
     }
 
 

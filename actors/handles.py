@@ -21,15 +21,18 @@ REGISTRY, BUFFER, LEDGER, TRAINER, CONTROLLER = (
     "trainer",
     "controller",
 )
-AGGREGATOR = "aggregator"
+AGGREGATOR, SITE = "aggregator", "site"
 _TIMEOUT_S = 15.0
 ROLES = (REGISTRY, BUFFER, LEDGER, TRAINER, CONTROLLER)
-"""What every fleet has; one with `federated.enabled` has the aggregator too."""
+"""What every fleet has; `federated` adds the others."""
+FEDERATED = (AGGREGATOR, SITE)
 
 
 def roles_of(config: Config) -> tuple[str, ...]:
     """The actors that a fleet of this config has."""
-    return (*ROLES, AGGREGATOR) if config.federated.enabled else ROLES
+    asked = config.federated
+    there = (asked.enabled, asked.home.site is not None)
+    return (*ROLES, *(role for role, wanted in zip(FEDERATED, there, strict=True) if wanted))
 
 
 def namespace(fleet: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from ray.exceptions import RayActorError
 
 from actors.drawing import Drawing
+from actors.from_home import FromHome
 from actors.settings import Settings
 from actors.state import ControllerState, Pending
 from forecast.artifact import Artifact
@@ -34,14 +35,22 @@ _FULL = ("base", "retrain")
 """Trainings that start from nothing."""
 
 
-class Learning(Drawing):
+class Learning(Drawing, FromHome):
     """Starts trainings and concludes them; keeps only the one under way."""
 
     def __init__(
-        self, *, buffer: Any, trainer: Any, registry: Any, members: Members, settings: Settings
+        self,
+        *,
+        buffer: Any,
+        trainer: Any,
+        registry: Any,
+        members: Members,
+        settings: Settings,
+        home: Any = None,
     ) -> None:
+        """`home` has an `ask` as `handles.Actors`, and reaches the home site; None: none is."""
         self._buffer, self._trainer, self._registry = buffer, trainer, registry
-        self._members, self._settings = members, settings
+        self._members, self._settings, self._home = members, settings, home
         self._schedule = settings.schedule()
         self._quiet: tuple[int, Hours | None] | None = None
         self.last_failure: str | None = None
@@ -53,12 +62,15 @@ class Learning(Drawing):
         self.outcome: Outcome | None = None
         """How the training ended that came to its end in the last step; None where none did."""
         self._full_slot: int | None = None
+        self._asked_to = -1
         self._waits = False
 
     def champion_is(self, lineage: dict[str, Any]) -> None:
         """Another version serves from now on."""
         self.learned_to = int(lineage.get("slot", -1))
         self._full_slot = self.learned_to if lineage.get("kind") in _FULL else None
+        # A global version takes no update's turn.
+        self._asked_to = -1 if lineage.get("kind") == "federated" else self.learned_to
 
     async def step(self, state: ControllerState) -> ControllerState:
         """Start what is due at the state's slot, conclude what has come to its slot.
@@ -75,7 +87,10 @@ class Learning(Drawing):
         if state.pending is None and (pending := await self._startable(state)) is not None:
             told = {"update_id": pending.update_id, "slot": slot}
             log.info("%s is due", pending.update_id, extra=told)
-            state = replace(state, pending=pending, last_update_slot=slot, drift_due=None)
+            state = replace(state, pending=pending)
+            if pending.kind == "federated":
+                return replace(state, global_version=pending.global_version)
+            state = replace(state, last_update_slot=slot, drift_due=None)
             if pending.kind in _FULL:
                 state = replace(state, last_full_slot=slot)
         if state.pending is None:
@@ -132,7 +147,7 @@ class Learning(Drawing):
         last = state.last_update_slot
         if self._members.champion is not None:
             # One trained by hand may know more than the last update did.
-            last = max(-1 if last is None else last, self.learned_to)
+            last = max(self.learned_to if last is None else last, self._asked_to)
         drift = state.drift_due if settings.learning and self._members.complete else None
         if not self._members.complete:
             status = await self._buffer.status.remote()
@@ -153,9 +168,9 @@ class Learning(Drawing):
         if kind == "update":
             fresh = await self._buffer.new_rows_since.remote(last, slot)
             if not self._schedule.enough(fresh, urgent=drift is not None):
-                return None
+                kind = None
         if kind is None:
-            return None
+            return None if drift is not None else await self._from_home(state)
         pending = self._pending(kind, slot, self._members.champion)
         # A retrain too: updates since a drift have learned from what is usually held out.
         hours = settings.holdout_since(slot - settings.label_delay, state.drift_since)
@@ -183,6 +198,8 @@ class Learning(Drawing):
         settings, slot = self._settings, pending.asked_slot
         seed, known = settings.seed + slot, slot - settings.label_delay
         held = self._held(pending)
+        if pending.kind == "federated":
+            return await self._taken(pending)
         if pending.kind == "base":
             history, count = settings.history_hours, settings.base_windows
             windows = self._draw(slot, known, history, count, seed, held)

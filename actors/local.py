@@ -153,6 +153,7 @@ class LocalFleet:
         trainer: Callable[..., Any] = TrainerActor,
         label_delay: int = 0,
         keep_state: bool = True,
+        home: Any = None,
     ) -> None:
         config.panel_dir.mkdir(parents=True, exist_ok=True)
         self.registry = LocalHandle(RegistryActor(**arguments.registry(config)))
@@ -170,6 +171,7 @@ class LocalFleet:
             state=StateFile(given["state_path"] if keep_state else None),
             settings=settings,
             now=now,
+            home=home,
         )
 
     async def append(self, request_id: str, block: SampleBlock) -> int:

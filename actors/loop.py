@@ -43,8 +43,9 @@ class ControllerActor:
         state_path: Path,
         webhook: Mapping[str, Any] | None = None,
         federated: bool = False,
+        home: bool = False,
     ) -> None:
-        """`federated` says whether the fleet has an aggregator, which a backup finds by name."""
+        """Whether the fleet has an aggregator, and a site of its own: both are found by name."""
         self._buffer, self._ledger, self._registry = buffer, ledger, registry
         self._fleet, self._panel = settings.fleet, settings.schema.panel
         self._panel_dir, self._federated = state_path.parent, federated
@@ -63,6 +64,7 @@ class ControllerActor:
             settings=settings,
             now=time.time,
             outbox=outbox,
+            home=handles.Actors(self._fleet, self._panel) if home else None,
         )
         self._steps = 0
         self._failures = 0

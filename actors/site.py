@@ -6,7 +6,7 @@
             ─► learn at the next slot of its own data
 
 One thing a call of `advance`; its result is on disk before it is sent, so that a process that was
-killed goes on where it was. Needs no Ray: a site is not part of the cluster.
+killed goes on where it was. Needs no Ray: a site need not be part of a cluster.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ from forecast.tensors import dump
 from train.federated.compression import ErrorFeedback
 from train.federated.frame import FloatArray, GlobalModel
 from train.federated.site import Site
+from train.federated.traffic import Traffic
 
 log = logging.getLogger("fleetcast.site")
 
 _KIND = "site-at-work"
-_FORMAT = 1
+_FORMAT = 2
+_READABLE = (1, _FORMAT)
+"""1 knows no more of the traffic than the bytes that were sent."""
 
 Did = Literal["took", "scored", "sent", "skipped", "waits", "done"]
 
@@ -61,6 +64,27 @@ class Slots:
     every: int
     last: int
 
+    def next(self, slot: int) -> int | None:
+        """When to learn, from this slot on; None: no more."""
+        return slot if slot <= self.last else None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSlots:
+    """The same where the data goes on: up to what is closed by now.
+
+    Of slots that were missed the last one is learned at alone.
+    """
+
+    first: int
+    every: int
+    closed: Callable[[], int]
+
+    def next(self, slot: int) -> int | None:
+        """When to learn, from this slot on; None: it is not closed yet."""
+        over = self.closed() - slot
+        return None if over < 0 else slot + over // self.every * self.every
+
 
 class Watching(Protocol):
     """Who looks on, such as a comparison with learning alone."""
@@ -80,7 +104,7 @@ class SiteAtWork:
         site: Site,
         centre: Centre,
         *,
-        slots: Slots,
+        slots: Slots | OpenSlots,
         seed: int,
         path: Path,
         models: dict[int, GlobalModel],
@@ -96,9 +120,13 @@ class SiteAtWork:
         self.site, self._centre, self._slots, self._seed = site, centre, slots, seed
         self._path, self._models, self._disk = path, models, disk
         self._feed, self._watching = feed, watching
-        self.slot = slots.first
-        """Of the next update."""
-        self.updates, self.bytes_sent = 0, 0
+        self.slot = self.began = slots.first
+        """Of the next update, and of the first."""
+        self.updates, self.traffic = 0, Traffic()
+        self.made: Mapping[str, Any] = {}
+        """Of the version that it began from last: `version`, `round` and `sites` that made it."""
+        self.waits_for = ""
+        """What it asked for last and did not get, for people."""
         self._outbox: tuple[int, bytes] | None = None
         self._residual: FloatArray | None = None
         make_folders(path.parent, disk=disk)
@@ -108,7 +136,8 @@ class SiteAtWork:
 
     def advance(self) -> Did:
         """Do the next thing. Raises StateError for an aggregator of another schema."""
-        site, now = self.site, self._centre.current(self.site.name)
+        site, self.waits_for = self.site, ""
+        now = self._centre.current(site.name)
         schema_hash = site.frame.layout.schema_hash
         if now["schema_hash"] != schema_hash:
             raise StateError(
@@ -121,54 +150,73 @@ class SiteAtWork:
             return self._score(now["candidate"])
         if self._outbox is not None:
             return self._send(now["round"])
-        if now["candidate"] is not None or now["sent"] or now["quarantined"]:
+        if self._held(now):
             return "waits"
-        if self.slot > self._slots.last:
+        if (slot := self._slots.next(self.slot)) is None:
+            self.waits_for = f"slot {self.slot}"
             return "done"
-        return self._learn(now)
+        return self._learn(now, slot)
+
+    def _held(self, now: Mapping[str, Any]) -> bool:
+        """Whether nothing is to be learned before others have done their part."""
+        if now["candidate"] is not None:
+            self.waits_for = f"the verdict on version {now['candidate']}"
+        elif now["quarantined"]:
+            self.waits_for = "the end of its quarantine"
+        elif now["sent"]:
+            self.waits_for = f"the end of round {now['round']}"
+        else:
+            return False
+        return True
 
     def _take(self, now: Mapping[str, Any]) -> Did:
-        self._feed(self._known_slot)
+        self._feed(self.known_slot)
         if (model := self._model(now["version"])) is None:
             return "waits"
         self.site.take(model, keep_previous=now["keep_previous"])
+        self.made = {
+            "version": model.version,
+            "round": now.get("made_in"),
+            "sites": list(now.get("made_of") or ()),
+        }
         try:
-            self.site.adapt(self._known_slot, seed=self._drawn("adapt", self._known_slot))
+            self.site.adapt(self.known_slot, seed=self._drawn("adapt", self.known_slot))
         except NothingNew as error:
             log.info("nothing to fit what is its own to: %s", error)
         except TrainingError as error:
             log.warning("site %s goes on without a correction: %s", self.site.name, error)
         self._save()
         if self._watching is not None:
-            self._watching.took(self.site, self._known_slot)
+            self._watching.took(self.site, self.known_slot)
         return "took"
 
     def _score(self, version: int) -> Did:
-        self._feed(self._known_slot)
+        self._feed(self.known_slot)
         if (model := self._model(version)) is None:
             return "waits"
-        seed = self._drawn("score", self._known_slot)
-        told = self.site.score(model, self._known_slot, seed=seed)
+        seed = self._drawn("score", self.known_slot)
+        told = self.site.score(model, self.known_slot, seed=seed)
         self._centre.tell(told.to_json())
         return "scored"
 
-    def _learn(self, now: Mapping[str, Any]) -> Did:
-        slot, seed = self.slot, self._drawn("learn", self.slot)
+    def _learn(self, now: Mapping[str, Any], slot: int) -> Did:
+        seed = self._drawn("learn", slot)
         self._feed(slot)
         try:
             meta, delta = self.site.learn(slot, seed=seed, rate=now["rate"])
         except (NothingNew, TrainingError) as error:
             level = logging.WARNING if isinstance(error, TrainingError) else logging.INFO
             log.log(level, "site %s skips slot %d: %s", self.site.name, slot, error)
-            self.slot += self._slots.every
+            self.slot = slot + self._slots.every
             self._save()
             return "skipped"
         feedback = ErrorFeedback(now["codec"], self._residual)
-        made, _ = feedback.encode(delta)
+        made, cost = feedback.encode(delta)
+        self.traffic = self.traffic.encoded(cost)
         header = {**meta.to_json(), "codec": made.codec}
         self._outbox = (now["round"], dump(header, made.arrays))
         self._residual = feedback.residual
-        self.slot += self._slots.every
+        self.slot = slot + self._slots.every
         self._save()
         if self._watching is not None:
             self._watching.learned(slot, seed=seed, rate=now["rate"])
@@ -187,17 +235,23 @@ class SiteAtWork:
         if verdict in ("unauthorised", "malformed"):
             raise StateError(f"site {self.site.name}'s update is {verdict}: {receipt['reason']}")
         if verdict == "limited":
+            self.waits_for = f"the end of round {number}"
             return "waits"
         self.updates += bool(receipt["counted"])
-        self.bytes_sent += len(update)
+        self.traffic = self.traffic.sent(update)
         self._outbox = None
         self._save()
         return "sent"
 
     @property
-    def _known_slot(self) -> int:
+    def bytes_sent(self) -> int:
+        """Of the updates that were answered."""
+        return self.traffic.bytes_sent
+
+    @property
+    def known_slot(self) -> int:
         """The last slot that was learned at: the site knows no later one."""
-        return max(self._slots.first, self.slot - self._slots.every)
+        return max(self.began, self.slot - self._slots.every)
 
     def _model(self, version: int) -> GlobalModel | None:
         """Fetched once for all sites of the process; the two that are in use are kept.
@@ -227,7 +281,9 @@ class SiteAtWork:
             "slot": self.slot,
             "round": number,
             "updates": self.updates,
-            "bytes_sent": self.bytes_sent,
+            "traffic": self.traffic.to_json(),
+            "began": self.began,
+            "made": dict(self.made),
         }
         arrays: dict[str, NDArray[Any]] = {
             "site": np.frombuffer(self.site.pack(), np.uint8),
@@ -239,11 +295,16 @@ class SiteAtWork:
 
     def _restore(self, data: bytes) -> None:
         header, arrays = unpack(_KIND, data)
-        if header.get("format") != _FORMAT:
-            raise StateError(f"{self._path}: format {header.get('format')}, need {_FORMAT}")
+        if (number := header.get("format")) not in _READABLE:
+            raise StateError(f"{self._path}: format {number}, need {_FORMAT}")
         self.site.restore(arrays["site"].tobytes())
         self.slot, self.updates = header["slot"], header["updates"]
-        self.bytes_sent = header["bytes_sent"]
+        if number == 1:
+            self.traffic = Traffic.of_before(header["bytes_sent"])
+        else:
+            self.traffic = Traffic.from_json(header["traffic"])
+        self.began = header.get("began", self.began)
+        self.made = header.get("made", {})
         if header["round"] >= 0:
             self._outbox = (header["round"], arrays["update"].tobytes())
         if "residual" in arrays:

@@ -27,6 +27,7 @@ from forecast.windows import RawWindows
 from train.buffer import Buffer
 from train.federated.frame import GlobalModel
 from train.federated.site import Site
+from train.federated.traffic import Traffic
 
 log = logging.getLogger("fleetcast.site")
 
@@ -120,7 +121,7 @@ def run(
         "site": wishes.name,
         "sites": len(works),
         "updates": sum(one.updates for one in works),
-        "bytes_sent": sum(one.bytes_sent for one in works),
+        **Traffic.together(one.traffic for one in works).told(),
         "version": max(one.site.base.version for one in works if one.site.base is not None),
     }
 
@@ -136,7 +137,8 @@ def _until_done(
         did = [(one, one.advance()) for one in open_works]
         for one, what in did:
             if what not in ("waits", "done"):
-                tell(json.dumps({"site": one.site.name, "did": what, "slot": one.slot}))
+                cost = one.traffic.told() if what == "sent" else {}
+                tell(json.dumps({"site": one.site.name, "did": what, "slot": one.slot, **cost}))
                 moved_s = time.monotonic()
         open_works = [one for one, what in did if what != "done"]
         if open_works and all(what in ("waits", "done") for _, what in did):

@@ -1,24 +1,30 @@
 """What a site gains from learning together: the losses of both ways, version by version.
 
 Beside each update that the site learns, a network of its own learns from the same windows and is
-shared with nobody. Both are scored on later windows, which neither learns from.
+shared with nobody. Both are scored on later windows, which neither learns from; so is what the site
+can answer with for having both, each server's mix of all by recent loss.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from forecast.errors import StateError
+from forecast.model import Model
 from forecast.packing import pack, unpack
 from forecast.storage import DISK, write_atomic
 from forecast.windows import RawWindows
 from train.federated.frame import FloatArray, GlobalModel
+from train.federated.mixture import Mixture
 from train.federated.site import Site
 from train.paired import measure, wql
 
 _KIND = "site-alone"
+_FORMAT = 1
+"""A file without a number is of format 1 too: it holds the same."""
 
 
 class Curve:
@@ -27,12 +33,17 @@ class Curve:
     def __init__(
         self, path: Path, alone: Site, start: FloatArray, windows: Callable[[], RawWindows]
     ) -> None:
-        """`alone` has the same windows and recipe as the site; `windows` are those to score on."""
+        """`alone` has the same windows and recipe as the site; `windows` are those to score on.
+
+        Raises StateError for a state of another format, or one that is damaged.
+        """
         self._path, self._alone, self._windows = path, alone, windows
         self._state = path.with_name(f"{path.name}.alone")
         self._learned_at, learned = -1, start
         if self._state.exists():
             header, arrays = unpack(_KIND, self._state.read_bytes())
+            if (number := header.get("format", 1)) != _FORMAT:
+                raise StateError(f"{self._state}: format {number}, need {_FORMAT}")
             self._learned_at, learned = header["slot"], arrays["vector"].copy()
         self._vector = learned
 
@@ -43,10 +54,11 @@ class Curve:
         self._alone.take(GlobalModel(0, self._vector))
         _, delta = self._alone.learn(slot, seed=seed, rate=rate)
         self._vector, self._learned_at = self._vector + delta, slot
-        write_atomic(self._state, pack(_KIND, {"slot": slot}, {"vector": self._vector}), disk=DISK)
+        header = {"format": _FORMAT, "slot": slot}
+        write_atomic(self._state, pack(_KIND, header, {"vector": self._vector}), disk=DISK)
 
     def took(self, site: Site, slot: int) -> None:
-        """Score the global model, the site's own form of it, and the one that learned alone."""
+        """Score the global model, the site's own form of it, what learned alone, and their mix."""
         windows, members = self._windows(), site.members()
         self._alone.take(GlobalModel(0, self._vector))
         models = {
@@ -54,12 +66,10 @@ class Curve:
             "personal": members["personal"],
             "alone": self._alone.members()["global"],
         }
-        losses = measure(
-            windows,
-            site.frame.schema.targets,
-            site.frame.spec.quantiles,
-            {name: site.predict(model, windows) for name, model in models.items()},
-        )
+        answers = {name: site.predict(model, windows) for name, model in models.items()}
+        answers["mixed"] = _mixed(site, slot, models, windows, answers)
+        targets, levels = site.frame.schema.targets, site.frame.spec.quantiles
+        losses = measure(windows, targets, levels, answers)
         serving = site.serving
         told: dict[str, Any] = {
             "site": site.name,
@@ -70,3 +80,26 @@ class Curve:
         }
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(told) + "\n")
+
+
+def _mixed(
+    site: Site,
+    slot: int,
+    models: Mapping[str, Model],
+    windows: RawWindows,
+    answers: Mapping[str, FloatArray],
+) -> FloatArray:
+    """Each server's mix [N, H, T, Q] of the models' answers, origin by origin.
+
+    It first learns from what these models would have said of the newest windows up to the slot,
+    which none of them was trained on; then from what came of the compared ones, as it comes.
+    """
+    spec, targets = site.frame.spec, site.frame.schema.targets
+    mixture = Mixture(
+        tuple(models), horizon=spec.window.horizon, targets=len(targets), levels=spec.quantiles
+    )
+    known = site.held_out(slot)
+    if len(known):
+        before = {name: site.predict(model, known) for name, model in models.items()}
+        mixture.played(known, before, targets)
+    return mixture.played(windows, answers, targets)

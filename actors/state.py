@@ -19,7 +19,7 @@ _FORMAT = 1
 class Pending:
     """A training on its way: asked at one slot, taking effect at a later one."""
 
-    kind: Literal["base", "update", "retrain"]
+    kind: Literal["base", "update", "retrain", "federated"]
     update_id: str
     asked_slot: int
     effect_slot: int
@@ -28,6 +28,8 @@ class Pending:
     """The slot of the drift that asked for it."""
     holdout_hours: int | None = None
     """What the gate holds out, where that is not the usual."""
+    global_version: int | None = None
+    """Which one of the federation, where it is of that kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class ControllerState:
     breaker: Breaker = field(default_factory=Breaker)
     seen_revision: int | None = None
     """The registry's, up to which rollbacks, pauses and resumes were taken in."""
+    global_version: int | None = None
+    """The federation's version that was last taken from the home site."""
     quiet_slot: int | None = None
     """When people were last told that no update was accepted."""
 

@@ -43,6 +43,7 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "controller": (handles.CONTROLLER, "status"),
     "registry": (handles.REGISTRY, "summary"),
     "federated": (handles.AGGREGATOR, "numbers"),
+    "home_site": (handles.SITE, "status"),
 }
 """The parts of the status tree: which actor's which method answers for each, where it is there."""
 

@@ -1,7 +1,7 @@
 """Which actors exist, with which name, resources and restart rule; `ensure` makes it so.
 
     registry ─ buffer ─ ledger ─ trainer ─ controller (holds handles to the other four)
-    aggregator, with `federated.enabled` (finds the registry by name)
+    aggregator, with `federated.enabled`, and site, with `federated.home` (find others by name)
 
 All are detached, named, restarted for ever and idempotent, so that a call may be retried. CPU and
 memory are what each one needs on a laptop; together with Serve they ask for at most two CPUs.
@@ -13,7 +13,7 @@ import hashlib
 import logging
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from actors.federation import FederationActor
 from actors.ledger import LedgerActor
 from actors.loop import ControllerActor
 from actors.registry import RegistryActor
+from actors.site_actor import SiteActor
 from actors.trainer import TrainerActor
 from forecast.config import Config
 from forecast.config_files import leaves
@@ -79,12 +80,14 @@ def specs(config: Config, *, trainer: type = TrainerActor) -> tuple[ActorSpec, .
     )
 
 
-def _federated(config: Config, kept: Mapping[str, Any]) -> tuple[ActorSpec, ...]:
-    if not config.federated.enabled:
-        return ()
-    registry = handles.Actors(config.fleet, config.panel.name)
-    given = {**federated_arguments.aggregator(config), handles.REGISTRY: registry}
-    return (ActorSpec(handles.AGGREGATOR, FederationActor, given, 0.1, 600, kept),)
+def _federated(config: Config, kept: Mapping[str, Any]) -> Iterator[ActorSpec]:
+    there, registry = handles.roles_of(config), handles.Actors(config.fleet, config.panel.name)
+    if handles.AGGREGATOR in there:
+        given = {**federated_arguments.aggregator(config), handles.REGISTRY: registry}
+        yield ActorSpec(handles.AGGREGATOR, FederationActor, given, 0.1, 600, kept)
+    if handles.SITE in there:
+        # Its thread gives way to all others, so it asks for no CPU of its own.
+        yield ActorSpec(handles.SITE, SiteActor, federated_arguments.home(config), 0.0, 1200, kept)
 
 
 def ensure(
@@ -102,7 +105,7 @@ def ensure(
     """
     code = _code()
     planned = specs(config, trainer=trainer)
-    running = {role: _running(config, role) for role in (*handles.ROLES, handles.AGGREGATOR)}
+    running = {role: _running(config, role) for role in (*handles.ROLES, *handles.FEDERATED)}
     wanted = {spec.role: spec.digest(code) for spec in planned}
     # One that is not there counts too: whoever holds handles to the one before must let go of them.
     anew = [role for role, digest in wanted.items() if _digest(running[role]) != digest]
@@ -113,8 +116,8 @@ def ensure(
     ):
         _end(actors.pop(handles.CONTROLLER), handles.CONTROLLER)
         anew.append(handles.CONTROLLER)
-    if handles.AGGREGATOR in actors and handles.AGGREGATOR not in wanted:
-        _end(actors.pop(handles.AGGREGATOR), handles.AGGREGATOR)
+    for role in sorted((actors.keys() & handles.FEDERATED) - wanted.keys()):
+        _end(actors.pop(role), role)
     for spec in reversed(planned):
         if spec.role in anew and spec.role in actors:
             log.info("the %s runs with another configuration or code; made anew", spec.role)
@@ -155,7 +158,7 @@ def ensure_registry(config: Config) -> Any:
 
 def stop(config: Config) -> None:
     """End this fleet's actors, the controller first; nothing else of the cluster is touched."""
-    for role in (handles.AGGREGATOR, *reversed(handles.ROLES)):
+    for role in reversed((*handles.ROLES, *handles.FEDERATED)):
         _end_if_there(config, role)
 
 

@@ -80,8 +80,8 @@ class TrainerActor:
         self._used = Usage(_KINDS)
         # A full training takes minutes: its thread gives way to Serve. An update is short, and a
         # new version waits for it: how far it gives way is the config's choice.
-        self._patient = _gives_way("full-training", _NICE)
-        self._quick = _gives_way("update", update_nice)
+        self._patient = gives_way("full-training", _NICE)
+        self._quick = gives_way("update", update_nice)
 
     @ray.method(max_task_retries=_TRIES)
     async def train_base(
@@ -158,7 +158,7 @@ class TrainerActor:
         return self._finished[update_id]
 
 
-def _gives_way(name: str, nice: int) -> Executor:
+def gives_way(name: str, nice: int) -> Executor:
     """One thread of this niceness at least, which those that torch starts from it inherit."""
     return ThreadPoolExecutor(1, name, initializer=partial(_give_way, nice))
 

@@ -2,7 +2,8 @@
 
 Everything that runs is the product: `fleetcast aggregator`, then `fleetcast site` three times, each
 on a fleet of its own. Each site also learns alone, from the same windows, and the picture shows the
-losses of both ways on later days. The last line is the result as flat JSON.
+losses of both ways, and of each server's mix of them, on later days. The last line is the result as
+flat JSON.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def _demo(options: argparse.Namespace) -> dict[str, Any]:
             )  # fmt: skip
             stack.callback(_end, sites[name])
         done = {name: _finished(name, process) for name, process in sites.items()}
-        told = httpx.get(f"{url}/api/v1/federated/rounds", params={"limit": 1000}).json()
+        told = _got(f"{url}/api/v1/federated/rounds?limit=1000").json()
         curves = {name: _curve(folder / name, name) for name in _SITES}
     return _result(options.picture, curves, told["rounds"], done)
 
@@ -139,12 +140,19 @@ def _wait_for(url: str, process: subprocess.Popen[str]) -> None:
         if process.poll() is not None:
             raise DataError(f"the aggregator ended with {process.returncode}")
         try:
-            httpx.get(f"{url}/healthz").raise_for_status()
+            _got(f"{url}/healthz")
         except httpx.TransportError:
             time.sleep(0.2)
         else:
             return
     raise DataError(f"the aggregator does not answer within {_START_S:.0f} s")
+
+
+def _got(url: str) -> httpx.Response:
+    answer = httpx.get(url)
+    if not answer.is_success:
+        raise DataError(f"{url} answers {answer.status_code}: {answer.text[:200]}")
+    return answer
 
 
 def _finished(name: str, process: subprocess.Popen[str]) -> Mapping[str, Any]:
@@ -187,7 +195,7 @@ def _result(
         "updates": sum(each["updates"] for each in done.values()),
         "bytes_sent": sum(each["bytes_sent"] for each in done.values()),
     }
-    for way in ("global", "personal", "alone"):
+    for way in ("global", "personal", "alone", "mixed"):
         told[f"wql_{way}"] = round(sum(each[way] for each in last) / len(last), 4)
     told |= {f"gain_{name}": round(gain, 4) for name, gain in gains.items()}
     return {**told, "picture": str(picture)}

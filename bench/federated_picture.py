@@ -9,7 +9,7 @@ from typing import Any
 
 _WIDTH, _HEIGHT = 340, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 40, 44
-_WAYS = {"alone": "#e15759", "global": "#4e79a7", "personal": "#59a14f"}
+_WAYS = {"alone": "#e15759", "global": "#4e79a7", "personal": "#59a14f", "mixed": "#b07aa1"}
 
 
 def draw(path: Path, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -23,13 +23,15 @@ def draw(path: Path, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     for place, (site, lines) in enumerate(curves.items()):
         parts += _panel(place * _WIDTH, site, lines)
     for place, (way, colour) in enumerate(_WAYS.items()):
-        at = _LEFT + 110 * place
+        at = _LEFT + 90 * place
         parts.append(f'<rect x="{at}" y="{_HEIGHT + 8}" width="18" height="3" fill="{colour}"/>')
         parts.append(f'<text x="{at + 24}" y="{_HEIGHT + 14}">{way}</text>')
-    parts.append(
-        f'<text x="{_LEFT + 340}" y="{_HEIGHT + 14}" fill="#666666">WQL on later days, by accepted '
-        "global version; alone: the same updates, shared with nobody</text>"
+    said = (
+        "WQL on later days, by accepted global version; alone: shared with nobody; mixed: each "
+        "server's mix of them"
     )
+    at = _LEFT + 90 * len(_WAYS)
+    parts.append(f'<text x="{at}" y="{_HEIGHT + 14}" fill="#666666">{said}</text>')
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([*parts, "</svg>", ""]), encoding="utf-8")
 

@@ -242,28 +242,8 @@ def _mixed(
         targets=len(targets),
         levels=given.spec.quantiles,
     )
-    played(mixture, known, {name: before[name] for name in names}, targets)
-    return played(mixture, asked, {name: after[name] for name in names}, targets)
-
-
-def played(
-    mixture: Mixture, raw: RawWindows, forecasts: Mapping[str, FloatArray], targets: Sequence[str]
-) -> FloatArray:
-    """What the mixture issues for labelled windows [N, H, T, Q], origin by origin.
-
-    Origins lie a horizon apart at least, so the labels of one came when the next one forecasts.
-    """
-    columns = [raw.metrics.index(target) for target in targets]
-    issued = np.full_like(next(iter(forecasts.values())), np.nan)
-    for origin in np.unique(raw.origin).tolist():
-        rows = np.flatnonzero(raw.origin == origin)
-        servers = [raw.servers[row] for row in rows]
-        given = {name: forecast[rows] for name, forecast in forecasts.items()}
-        issued[rows] = mixture.issue(origin, servers, given)
-        came_NHT = raw.values[rows, raw.context :][:, :, columns]
-        for ahead in range(1, raw.horizon + 1):
-            mixture.came(origin + ahead, servers, came_NHT[:, ahead - 1])
-    return issued
+    mixture.played(known, {name: before[name] for name in names}, targets)
+    return mixture.played(asked, {name: after[name] for name in names}, targets)
 
 
 def _local(site: Site) -> Model:

@@ -37,6 +37,19 @@ class SiteConfig(Section):
     """FedProx: how much it costs to leave the global weights; 0: nothing."""
 
 
+class HomeConfig(Section):
+    """The keys of `[federated.home]`: this fleet itself as a site, on its own live buffer."""
+
+    site: SiteName | None = None
+    """Its name; unset: the fleet is no site."""
+    aggregator: str | None = Field(default=None, pattern=r"^https?://[^\s/@]+[^\s@]*$")
+    """Another process's address; unset: this fleet's own, which `enabled` makes."""
+    per_server: bool = False
+    """A site for each server, named `SITE.SERVER`."""
+    every: Duration = 3600
+    """Event time from one update to the next."""
+
+
 class FederatedConfig(Section):
     """One aggregator and its sites. Off by default."""
 
@@ -72,8 +85,29 @@ class FederatedConfig(Section):
     max_update_mb: int = Field(default=16, ge=1, le=1024)
     """A longer update is refused before it is read."""
     keep_rounds: int = Field(default=200, ge=1, le=10_000)
-    """Rounds whose reports are kept."""
+    """Rounds whose reports are kept; a site that is silent for so long is forgotten."""
     site: SiteConfig = SiteConfig()
+    home: HomeConfig = HomeConfig()
+
+    @model_validator(mode="after")
+    def _home_has_an_aggregator(self) -> FederatedConfig:
+        name, address = self.home.site, self.home.aggregator
+        if name is None:
+            if address is not None:
+                raise ValueError("federated.home.aggregator is set, but federated.home.site is not")
+            return self
+        if address is None and not self.enabled:
+            raise ValueError(
+                f"federated.home.site = {name!r} has no aggregator: set federated.home.aggregator "
+                "to an address, or federated.enabled = true for this fleet's own"
+            )
+        own = address is None and not self.home.per_server
+        if own and self.sites is not None and name not in self.sites:
+            raise ValueError(
+                f"federated.home.site = {name!r} is none of federated.sites: its updates would be "
+                "refused"
+            )
+        return self
 
     @model_validator(mode="after")
     def _quorum_can_be_reached(self) -> FederatedConfig:

@@ -44,7 +44,7 @@ class Result:
     """A finished job: the challenger and how its training went."""
 
     update_id: str
-    kind: Literal["base", "update", "retrain"]
+    kind: Literal["base", "update", "retrain", "federated"]
     artifact: Artifact
     report: Mapping[str, Any]
     window_losses: NDArray[np.float32] | None = field(default=None, compare=False)

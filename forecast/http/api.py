@@ -193,7 +193,7 @@ class VersionAnswer(Answer):
 
     version: int
     kind: str
-    """`base` and `retrain` (trained from nothing), or `update`."""
+    """`base` and `retrain` (trained from nothing), `update`, or `federated`."""
     parent: int | None
     update_id: str
     status: str
@@ -222,7 +222,7 @@ class UpdateAnswer(Answer):
     """Event time of the verdict; null while the step is unknown to this replica."""
     update_id: str | None
     kind: str
-    """`base` or `update`."""
+    """`base`, `retrain`, `update`, or `federated`: a global version."""
     verdict: str
     """`promoted`, `rejected`, or `accepted`: on its way by a rollout."""
     version: int | None

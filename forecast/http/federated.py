@@ -83,6 +83,10 @@ class CurrentAnswer(Answer):
     sent: int
     keep_previous: bool
     quarantined: bool
+    made_in: int | None
+    """The round that made the version; null: fresh weights, or longer ago than is kept."""
+    made_of: list[str]
+    """The sites whose updates made it; at most a hundred are named."""
 
 
 class ReceiptAnswer(Answer):

@@ -11,6 +11,7 @@ import pytest
 
 from actors.site_curve import Curve
 from forecast.errors import StateError
+from forecast.packing import pack, unpack
 from forecast.tensors import load
 from tests.actors.federation_scene import (
     EVERY,
@@ -26,6 +27,7 @@ from tests.actors.federation_scene import (
     until_done,
 )
 from tests.train.federated.site_scene import AS_OF, Windows, fresh
+from train.federated.frame import GlobalModel
 
 NAMES = ("a", "b", "c")
 
@@ -62,7 +64,7 @@ def test_three_sites_learn_together_and_all_end_at_one_version(tmp_path):
 
 @pytest.mark.parametrize("codec", ["bf16", "int8"])
 def test_a_compressed_delta_is_a_part_of_the_bytes(tmp_path, codec):
-    sizes = {}
+    sizes, told = {}, {}
     for each in ("float32", codec):
         one = actor(tmp_path / each, rules={"codec": each})
         asked = centre(http(one))
@@ -70,7 +72,39 @@ def test_a_compressed_delta_is_a_part_of_the_bytes(tmp_path, codec):
         until_done(works)
         sizes[each] = works[0].bytes_sent
         assert one._aggregator.version == 1
+        told[each] = works[0].traffic.told()
+        assert told[each]["codec"] == each
+        assert told[each]["bytes_float32"] == told["float32"]["bytes_sent"]
     assert sizes[codec] < {"bf16": 0.65, "int8": 0.45}[codec] * sizes["float32"]
+    assert told["float32"]["relative_error"] == 0
+    assert 0 < told[codec]["relative_error"] < {"bf16": 2**-8, "int8": 0.05}[codec]
+
+
+def test_what_was_sent_is_counted_over_restarts_and_a_state_of_before_knows_the_bytes(tmp_path):
+    client = http(actor(tmp_path, rules={"codec": "int8"}))
+    whole = at_work(tmp_path, "whole", centre(client), rounds=1)
+    cut = at_work(tmp_path, "cut", centre(Cut(client, 4, arrives=True)), rounds=1)
+    assert [whole.advance(), whole.advance(), cut.advance()] == ["took", "sent", "took"]
+    with pytest.raises(Dying):
+        cut.advance()
+    cut = at_work(tmp_path, "cut", centre(client), rounds=1)
+    assert cut.traffic.measured == 1
+    assert cut.bytes_sent == 0
+    assert cut.advance() == "sent"
+    again = at_work(tmp_path, "cut", centre(client), rounds=1)
+    assert again.traffic == cut.traffic
+    assert again.traffic.told()["bytes_float32"] > 2 * again.bytes_sent > 0
+    path = tmp_path / "cut.state"
+    header, arrays = unpack("site-at-work", path.read_bytes())
+    del header["traffic"]
+    old = {**header, "format": 1, "bytes_sent": 1234}
+    path.write_bytes(pack("site-at-work", old, arrays))
+    told = at_work(tmp_path, "cut", centre(client), rounds=1).traffic.told()
+    assert (told["bytes_sent"], told["bytes_float32"]) == (1234, 1234)
+    assert (told["codec"], told["relative_error"]) == (None, None)
+    path.write_bytes(pack("site-at-work", {**old, "format": 9}, arrays))
+    with pytest.raises(StateError, match="format 9, need 2"):
+        at_work(tmp_path, "cut", centre(client))
 
 
 def test_nothing_that_is_private_or_raw_is_in_the_bytes_that_leave_a_site(tmp_path):
@@ -257,5 +291,27 @@ def test_a_curve_has_both_ways_by_version_and_goes_on_after_a_restart(tmp_path):
     assert lines[-1]["alone"] < lines[0]["alone"]
     assert lines[-1]["global"] < lines[0]["global"]
     assert all(
-        np.isfinite([line[k] for k in ("global", "personal", "alone")]).all() for line in lines
+        np.isfinite([line[k] for k in ("global", "personal", "alone", "mixed")]).all()
+        for line in lines
     )
+    parts = [lines[-1][name] for name in ("global", "personal", "alone")]
+    assert lines[-1]["mixed"] < np.mean(parts)
+
+
+def test_where_all_forecasts_are_one_the_mix_is_it_and_a_state_of_before_has_no_number(tmp_path):
+    holdout = Windows(3).holdout(as_of=AS_OF + 5000, hours=8, every=3)
+    site, path = plain_site("a"), tmp_path / "a.jsonl"
+    state = path.with_name("a.jsonl.alone")
+    state.write_bytes(pack("site-alone", {"slot": AS_OF}, {"vector": START}))
+    one = Curve(path, plain_site("a"), np.zeros_like(START), lambda: holdout)
+    site.take(GlobalModel(0, START))
+    one.took(site, AS_OF)
+    line = json.loads(path.read_text())
+    assert line["global"] == line["personal"] == line["alone"]
+    assert line["mixed"] == pytest.approx(line["alone"], rel=1e-5)
+    one.learned(AS_OF + EVERY, seed=1, rate=1.0)
+    header, arrays = unpack("site-alone", state.read_bytes())
+    assert header == {"format": 1, "slot": AS_OF + EVERY}
+    state.write_bytes(pack("site-alone", {**header, "format": 9}, arrays))
+    with pytest.raises(StateError, match="format 9, need 1"):
+        Curve(path, plain_site("a"), START, lambda: holdout)

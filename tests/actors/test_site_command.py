@@ -45,7 +45,11 @@ def test_a_process_of_many_sites_takes_part_and_goes_on_where_it_was(tmp_path):
     curves = sorted((config.panel_dir / "site" / "dc").glob("*.curve.jsonl"))
     assert len(curves) == count
     line = json.loads(curves[0].read_text().splitlines()[0])
-    assert {"site", "version", "global", "personal", "alone"} <= set(line)
+    assert {"site", "version", "global", "personal", "alone", "mixed"} <= set(line)
+    assert done["bytes_sent"] == done["bytes_float32"] > 0
+    assert (done["codec"], done["relative_error"]) == ("float32", 0)
+    sent = [json.loads(each) for each in said if json.loads(each)["did"] == "sent"]
+    assert sum(each["bytes_sent"] for each in sent) == done["bytes_sent"]
     again = run(config, replay, wishes, asked, tell=said.append, pause=lambda: None)
     assert again == done
 

@@ -171,7 +171,9 @@ class TestOnRay:
         assert "epoch 1" in second.stdout
 
 
-def test_a_federation_adds_one_actor_and_the_same_config_the_same_digests(tmp_path, monkeypatch):
+def test_a_federation_adds_an_actor_a_home_site_another_and_the_same_config_the_same_digests(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     plain = fleet(tmp_path, "a")
     asked = plain.federated.model_copy(update={"enabled": True})
@@ -180,3 +182,9 @@ def test_a_federation_adds_one_actor_and_the_same_config_the_same_digests(tmp_pa
     assert found == {spec.role: spec.digest("code") for spec in topology.specs(config)}
     assert set(found) - {spec.role for spec in topology.specs(plain)} == {handles.AGGREGATOR}
     assert handles.roles_of(config) == (*handles.roles_of(plain), handles.AGGREGATOR)
+    home = asked.home.model_copy(update={"site": "north"})
+    site = config.model_copy(update={"federated": asked.model_copy(update={"home": home})})
+    with_site = {spec.role: spec.digest("code") for spec in topology.specs(site)}
+    assert with_site == {spec.role: spec.digest("code") for spec in topology.specs(site)}
+    assert set(with_site) - set(found) == {handles.SITE}
+    assert handles.roles_of(site) == (*handles.roles_of(config), handles.SITE)

@@ -9,11 +9,9 @@ import pytest
 
 from bench.federated_attacks import ATTACKS, worst
 from bench.federated_rounds import PlainMean, Product, rate_of
-from bench.federated_runs import played
 from bench.federated_scores import by_site, day_sums, gain, mean_wql, pooled, site_wql
 from tests.train.windows_scene import CONTEXT, HORIZON, LEVELS, TARGETS, windows
 from train.federated.aggregator import Aggregator
-from train.federated.mixture import Mixture
 from train.federated.partition import Layout, Scope
 from train.federated.settings import AggregatorSettings
 from train.federated.update import UpdateMeta
@@ -130,21 +128,3 @@ def test_the_worst_attack_is_told_against_the_same_rule_without_one():
     rise, broken = worst(table, "default")
     assert rise == pytest.approx(0.5)
     assert broken == 1
-
-
-def test_what_is_issued_knows_no_label_after_its_origin():
-    raw = windows(10 * HORIZON).select(np.arange(0, 10 * HORIZON, HORIZON))
-    rng = np.random.default_rng(1)
-    shape = (10, HORIZON, len(TARGETS), len(LEVELS))
-    given = {name: rng.normal(size=shape).astype(np.float32) for name in ("one", "two")}
-
-    def issued(labels):
-        mixture = Mixture(("one", "two"), horizon=HORIZON, targets=2, levels=LEVELS)
-        labels.values[6:, CONTEXT:] *= 50
-        return played(mixture, labels, given, TARGETS)
-
-    changed = windows(10 * HORIZON).select(np.arange(0, 10 * HORIZON, HORIZON))
-    plain = Mixture(("one", "two"), horizon=HORIZON, targets=2, levels=LEVELS)
-    before, after = played(plain, raw, given, TARGETS), issued(changed)
-    np.testing.assert_array_equal(before[:7], after[:7])
-    assert not np.array_equal(before[7:], after[7:])

@@ -93,7 +93,7 @@ class Admission:
 
     def accept(self, meta: UpdateMeta, admitted: Admitted) -> None:
         """Remember an update that was added."""
-        self.sites.accept(meta.site, meta.sequence)
+        self.sites.accept(meta.site, meta.sequence, base=meta.base_version)
         self.norms.add(admitted.norm)
         self.samples.add(meta.samples)
 
@@ -101,6 +101,12 @@ class Admission:
         """The round ends: what its updates were like is usual now."""
         self.norms.close()
         self.samples.close()
+
+    def end(self, round: int, history: History) -> None:
+        """The same of a round that made a step; sites that were silent for long are forgotten."""
+        self.close()
+        silent, version = self._settings.forget_after, history.staleness
+        self.sites.close(round, silent=silent, base=lambda base: version(base) is not None)
 
     def refuse(self, meta: UpdateMeta, refused: Refused, *, round: int) -> None:
         """Remember one that was not. An outlier's norm counts: what all send is usual in time."""

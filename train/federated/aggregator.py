@@ -295,7 +295,7 @@ class Aggregator:
         )
 
     def _close(self) -> None:
-        self.admission.close()
+        self.admission.end(self.open.number, self.history)
         self.open = self.open.next()
 
     def _longest_step(self) -> float:

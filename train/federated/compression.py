@@ -45,6 +45,11 @@ class Cost:
     """Of the bytes of float32."""
     error: float
     """Norm of what was lost over that of what should have been sent; 0 when nothing should."""
+    difference: float
+    """Norm of what is sent minus the delta over that of the delta; 0 for a delta of zeros.
+
+    What was lost before is in what is sent, so this is more than `error` as a rule.
+    """
 
 
 def encode(delta: FloatArray, codec: Codec) -> Encoded:
@@ -105,11 +110,17 @@ class ErrorFeedback:
         """The delta [P] with what was lost before, in the code; raises ValueError as `encode`."""
         wanted = delta if self.residual is None else delta + self.residual
         made = encode(wanted, self._codec)
-        lost = wanted - decode(made, len(delta))
+        sent = decode(made, len(delta))
+        lost = wanted - sent
         self.residual = None if self._codec == "float32" else lost
-        whole = float(np.linalg.norm(wanted))
-        error = float(np.linalg.norm(lost)) / whole if whole else 0.0
-        return made, Cost(made.nbytes / max(1, delta.nbytes), error)
+        share = made.nbytes / max(1, delta.nbytes)
+        return made, Cost(share, _relative(lost, wanted), _relative(sent - delta, delta))
+
+
+def _relative(difference: FloatArray, whole: FloatArray) -> float:
+    # In float64: the squares of large float32 are infinite.
+    norm = float(np.linalg.norm(whole.astype(np.float64)))
+    return float(np.linalg.norm(difference.astype(np.float64))) / norm if norm else 0.0
 
 
 def _blocks(values: FloatArray) -> FloatArray:

@@ -21,6 +21,8 @@ from train.federated.update import Receipt, UpdateMeta, Verdict
 from train.federated.verdict import SiteScore, VerdictRules, decide
 
 _FLOOR = 0.1
+_MOST_NAMED = 100
+"""Sites that are named of a version."""
 CODECS = get_args(Codec)
 
 
@@ -63,6 +65,7 @@ class Federation:
     def current(self, site: str) -> dict[str, Any]:
         """What a site needs to know now, as plain JSON values."""
         one, pending = self.aggregator, self.book.pending
+        made = self.book.of_version(one.version) or {}
         return {
             "round": one.round,
             "version": one.version,
@@ -75,6 +78,9 @@ class Federation:
             "sent": one.open.sites.get(site, 0),
             "keep_previous": self.book.keeps_previous(site, one.version),
             "quarantined": one.admission.sites.until(site) > one.round,
+            # Which round and whose updates made the version, as long as the book knows it.
+            "made_in": made.get("round"),
+            "made_of": made.get("sites", [])[:_MOST_NAMED],
         }
 
     def rate(self, version: int) -> float:

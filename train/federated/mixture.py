@@ -5,14 +5,14 @@ of its own. Which is best differs from server to server and from week to week, s
 forecast, and each server weighs them by what they were worth to it: `forecast.ensemble`'s online
 aggregation, at home. Neither losses nor weights leave the site.
 
-Legend: K members, S servers, H horizon, T targets, Q levels.
+Legend: K members, N windows, S servers, H horizon, T targets, Q levels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,12 @@ from forecast.errors import StateError
 from forecast.packing import pack, unpack
 from forecast.places import aligned
 
+if TYPE_CHECKING:
+    from forecast.windows import RawWindows
+
 _KIND = "mixture"
+_FORMAT = 1
+"""Bytes without a number are of format 1 too: they hold the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,28 @@ class Mixture:
         for origin in [origin for origin in self._open if origin + self._horizon <= slot]:
             del self._open[origin]
 
+    def played(
+        self, raw: RawWindows, forecasts: Mapping[str, Float32Array], targets: Sequence[str]
+    ) -> Float32Array:
+        """What it issues for labelled windows [N, H, T, Q], given each member's quantiles of them.
+
+        Slot by slot: first what came in the slot, then what is issued at it. So nothing is known of
+        a label after the origin; all labels came when this returns. Raises ValueError as `issue`.
+        """
+        labels_NHT = raw.values[:, raw.context :][:, :, [raw.metrics.index(one) for one in targets]]
+        issued = np.full((*labels_NHT.shape, len(self._levels)), np.nan, np.float32)
+        ahead = np.arange(raw.horizon + 1)
+        for slot in np.unique(raw.origin[:, None] + ahead).tolist():
+            came = np.flatnonzero((raw.origin < slot) & (slot <= raw.origin + raw.horizon))
+            if len(came):
+                steps = slot - raw.origin[came] - 1
+                self.came(slot, [raw.servers[row] for row in came], labels_NHT[came, steps])
+            rows = np.flatnonzero(raw.origin == slot)
+            if len(rows):
+                given = {name: forecast[rows] for name, forecast in forecasts.items()}
+                issued[rows] = self.issue(slot, [raw.servers[row] for row in rows], given)
+        return issued
+
     def shares(self, servers: Sequence[str]) -> dict[str, NDArray[np.float64]]:
         """Each member's share [S], a mean over targets, steps and parts of the distribution."""
         found = self._weights.of(self._members, servers).mean(axis=(2, 3, 4), dtype=np.float64)
@@ -107,14 +134,17 @@ class Mixture:
         for slot, one in self._open.items():
             arrays |= {f"{slot}.members": one.members, f"{slot}.mixed": one.mixed}
         header = {
+            "format": _FORMAT,
             "members": list(self._members),
             "open": {str(slot): list(one.servers) for slot, one in self._open.items()},
         }
         return pack(_KIND, header, arrays)
 
     def restored(self, data: bytes) -> Self:
-        """What `pack` wrote; raises StateError when it is damaged or of other members."""
+        """What `pack` wrote; raises StateError when it is damaged, unknown or of other members."""
         header, arrays = unpack(_KIND, data)
+        if (number := header.get("format", 1)) != _FORMAT:
+            raise StateError(f"a stored mixture of format {number}, need {_FORMAT}")
         if tuple(header["members"]) != self._members:
             raise StateError(f"a mixture of {header['members']}, need {list(self._members)}")
         made = type(self)(

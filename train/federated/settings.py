@@ -54,6 +54,8 @@ class AggregatorSettings:
     """Whether a step is a candidate until `accept_step` or `reject_step` says what it is."""
     most_sites: int = 10_000
     """Sites that are kept account of; a further one is refused."""
+    forget_after: int = 200
+    """A site that was silent for so many rounds is kept account of no longer."""
     most_roles: int = 32
     """Roles with a part of their own."""
     reservoir: int = 32
@@ -71,8 +73,8 @@ class AggregatorSettings:
                 f"learning_rate {self.learning_rate}, tau {self.tau} and "
                 f"deadline_s {self.deadline_s} must be above 0"
             )
-        counts = ("updates", "quorum", "per_site", "most_sites", "most_roles", "reservoir")
-        for name in counts:
+        sizes = ("most_sites", "most_roles", "reservoir", "forget_after")
+        for name in ("updates", "quorum", "per_site", *sizes):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} starts at 1")
         if not 0 <= self.clip_quantile < 1 or not 0 < self.outlier_quantile < 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -22,10 +22,14 @@ class _Account:
     strikes: int = 0
     until: int = 0
     """The first round in which it is heard again."""
+    spoke: int = -1
+    """The round in which it last sent what is remembered; -1 until that one is over."""
+    base: int = -1
+    """The newest version that one of its good updates was made from."""
 
 
 class Sites:
-    """Accounts by site; bounded in sites and in what is kept of each."""
+    """Accounts by site; bounded in sites, in what is kept of each, and in how long."""
 
     def __init__(self, most: int) -> None:
         """`most` sites; see `room`."""
@@ -62,10 +66,11 @@ class Sites:
         """Sites that are not heard in this round, by name."""
         return tuple(sorted(n for n, each in self._accounts.items() if each.until > round))
 
-    def accept(self, site: str, sequence: int) -> None:
-        """Remember a good update; it takes one strike away."""
+    def accept(self, site: str, sequence: int, *, base: int = -1) -> None:
+        """Remember a good update, made from the version `base`; it takes one strike away."""
         account = self._remember(site, sequence, Verdict.ACCEPTED)
         account.strikes = max(0, account.strikes - 1)
+        account.base = max(account.base, base)
 
     def strike(self, site: str, sequence: int | None, verdict: Verdict, round: int) -> None:
         """Remember a bad one: the site is not heard for a round, then two, four, and so on.
@@ -76,8 +81,23 @@ class Sites:
             account = self._accounts.setdefault(site, _Account())
         else:
             account = self._remember(site, sequence, verdict)
+        account.spoke = -1
         account.until = round + 1 + 2 ** min(account.strikes, _LONGEST)
         account.strikes += 1
+
+    def close(self, round: int, *, silent: int, base: Callable[[int], bool]) -> None:
+        """A round is over: accounts of sites that were silent for `silent` rounds go.
+
+        Not of one in quarantine, nor of one whose updates could count: `base` says whether any may
+        still be made from a version, so that no update is ever taken for new a second time.
+        """
+        for site, account in list(self._accounts.items()):
+            if account.spoke < 0:
+                account.spoke = round
+            elif round - account.spoke < silent or account.until > round or base(account.base):
+                continue
+            else:
+                del self._accounts[site]
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -98,6 +118,7 @@ class Sites:
     def _remember(self, site: str, sequence: int, verdict: Verdict) -> _Account:
         account = self._accounts.setdefault(site, _Account())
         account.recent[sequence] = verdict.value
+        account.spoke = -1
         if len(account.recent) > KEPT:
             account.floor = min(account.recent)
             del account.recent[account.floor]

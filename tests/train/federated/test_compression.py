@@ -44,6 +44,7 @@ def test_a_code_says_what_it_saves_and_costs(codec, share, error, size):
     made, cost = ErrorFeedback(codec).encode(random(size))
     assert cost.share == pytest.approx(share, abs=0.002)
     assert cost.error <= error
+    assert cost.difference == pytest.approx(cost.error)  # nothing was lost before
     assert decode(made, size).dtype == np.float32
 
 
@@ -96,3 +97,19 @@ def test_what_a_code_from_outside_holds_may_be_infinite_and_comes_out_so():
     scales = np.array([np.inf], np.float32)
     made = Encoded("int8", {"values": np.ones(3, np.int8), "scales": scales})
     assert not np.isfinite(decode(made, 3)).any()
+
+
+def test_the_difference_is_of_what_was_sent_and_what_was_lost_before_is_in_it():
+    feedback, first = ErrorFeedback("int8"), np.array([127, 0.4], np.float32)
+    _, cost = feedback.encode(first)  # 127 and 0 travel
+    assert cost.difference == pytest.approx(0.4 / 127, rel=1e-3)
+    assert feedback.residual.tolist() == pytest.approx([0, 0.4], abs=1e-4)
+    _, cost = feedback.encode(first)  # 127 and 1 travel, for a delta of 0.4 and a wish of 0.8
+    assert cost.difference == pytest.approx(0.6 / 127, rel=1e-3)
+    assert cost.error == pytest.approx(0.2 / 127, rel=1e-3)
+
+
+def test_the_cost_of_nothing_and_of_the_largest_numbers_is_a_number():
+    assert ErrorFeedback("int8").encode(np.zeros(3, np.float32))[1].difference == 0
+    large = np.full(3, 1e38, np.float32)
+    assert ErrorFeedback("bf16").encode(large)[1].difference < 2**-8

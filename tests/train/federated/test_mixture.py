@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from forecast.errors import StateError
+from forecast.packing import pack, unpack
+from forecast.windows import RawWindows
+from tests.train import windows_scene
+from tests.train.windows_scene import TARGETS, windows
 from train.federated.mixture import Mixture
 
 LEVELS = (0.1, 0.5, 0.9)
@@ -102,3 +108,50 @@ def test_a_stored_mixture_goes_on_bitwise_with_what_still_waits():
 def test_a_stored_mixture_of_other_members_is_refused():
     with pytest.raises(StateError, match="a mixture of"):
         mixture(("global", "personal")).restored(mixture().pack())
+
+
+def test_a_stored_mixture_without_a_format_loads_and_one_of_a_later_format_does_not():
+    one = mixture()
+    play(one, 30)
+    header, arrays = unpack("mixture", one.pack())
+    assert header.pop("format") == 1
+    again = mixture().restored(pack("mixture", header, arrays))
+    np.testing.assert_array_equal(again.shares(("a",))["global"], one.shares(("a",))["global"])
+    with pytest.raises(StateError, match="a stored mixture of format 9, need 1"):
+        mixture().restored(pack("mixture", {**header, "format": 9}, arrays))
+
+
+@pytest.mark.parametrize("apart", [1, windows_scene.HORIZON, 2 * windows_scene.HORIZON])
+def test_what_is_issued_for_windows_knows_no_label_after_its_origin(apart):
+    horizon, count = windows_scene.HORIZON, 12
+    every = windows(count * apart).select(np.arange(0, count * apart, apart))
+    shape = (count, horizon, len(TARGETS), len(LEVELS))
+    rng = np.random.default_rng(1)
+    given = {name: rng.normal(size=shape).astype(np.float32) for name in ("one", "two")}
+
+    def issued(factor: float, upto: int) -> np.ndarray:
+        """Labels after the origin of window `upto` are another way."""
+        raw = every.select(np.arange(count))
+        slots = raw.origin[:, None] + np.arange(1, horizon + 1)
+        later = slots > raw.origin[upto]
+        raw.values[:, windows_scene.CONTEXT :][later] *= factor
+        one = Mixture(("one", "two"), horizon=horizon, targets=2, levels=LEVELS)
+        return one.played(raw, given, TARGETS)
+
+    before, after = issued(1, 6), issued(50, 6)
+    np.testing.assert_array_equal(before[:7], after[:7])
+    assert not np.array_equal(before[7:], after[7:])
+    assert np.isfinite(before).all()
+
+
+def test_windows_that_are_played_teach_each_server_what_is_better_for_it():
+    count, horizon = 40, windows_scene.HORIZON
+    one_server = windows(count * horizon).select(np.arange(0, count * horizon, horizon))
+    raw = RawWindows.concat([replace(one_server, servers=(name,) * count) for name in ("a", "b")])
+    right = np.repeat(raw.values[:, windows_scene.CONTEXT :, :, None], len(LEVELS), axis=-1)
+    wrong, of_a = right * 1.5, np.arange(2 * count)[:, None, None, None] < count
+    given = {"one": np.where(of_a, right, wrong), "two": np.where(of_a, wrong, right)}
+    mixture = Mixture(("one", "two"), horizon=horizon, targets=2, levels=LEVELS)
+    mixture.played(raw, given, TARGETS)
+    shares = mixture.shares(("a", "b"))["one"]
+    assert shares[0] > 0.8 > 0.2 > shares[1]

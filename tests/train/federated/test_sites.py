@@ -56,3 +56,35 @@ def test_accounts_are_bounded_and_come_back_from_json():
     assert back.to_json() == sites.to_json()
     assert back.verdict("a", 1) is Verdict.ACCEPTED
     assert back.until("b") == 2
+
+
+def test_a_site_that_is_silent_for_long_is_forgotten_but_in_quarantine_or_while_it_could_count():
+    sites = Sites(9)
+    sites.accept("silent", 1, base=0)
+    sites.accept("speaks", 1, base=0)
+    sites.accept("fresh", 1, base=4)
+    for sequence in range(5):
+        sites.strike("bad", sequence, Verdict.OUTLIER, 0)  # heard again in round 17
+    there = {}
+    for round in range(20):
+        back = Sites.from_json(sites.to_json(), 9)
+        for each in (sites, back):
+            each.close(round, silent=3, base=lambda base: base == 4)
+        assert back.to_json() == sites.to_json()
+        sites.accept("speaks", round + 2, base=0)
+        there[round] = sorted(sites.to_json())
+    assert there[2] == ["bad", "fresh", "silent", "speaks"]
+    assert there[3] == ["bad", "fresh", "speaks"]
+    assert there[16] == ["bad", "fresh", "speaks"]
+    assert there[17] == ["fresh", "speaks"]  # an update of it could still count twice
+    assert there[19] == ["fresh", "speaks"]
+
+
+def test_accounts_of_before_rounds_were_counted_load_and_are_counted_from_now_on():
+    sites = Sites(9)
+    sites.accept("a", 1)
+    old = {site: {k: v for k, v in told.items() if k not in ("spoke", "base")}
+           for site, told in sites.to_json().items()}  # fmt: skip
+    back = Sites.from_json(old, 9)
+    back.close(500, silent=3, base=lambda _: False)
+    assert back.to_json()["a"]["spoke"] == 500

@@ -15,6 +15,7 @@ from forecast.least_squares import HISTORY_DAYS, LEAST_STRIDE, MOST_WINDOWS
 from forecast.lineup import members_of, twins_of, versions_of
 from forecast.metrics import central_intervals
 from forecast.needs import MIB, Item, Plan
+from forecast.quantile_network import MOST_EXAMPLES
 from forecast.retention import DAYS, WEEKS
 from forecast.window_spec import WindowSpec
 
@@ -66,6 +67,8 @@ _CUT_S = 33e-6
 """One server's window."""
 _FIT_S, _EXPERT_S = 50e-9, 42e-9
 """Least squares: one value of the examples, once an hour, and one quantile; 3,000 servers."""
+_TAUGHT_S, _NETWORK_S, _TAUGHT_BYTES = 48e-6, 58e-9, 900
+"""Quantile network: one example of one target in a fit, one quantile; 3,000 servers, 4 targets."""
 _SCORE_S, _PUBLISH_S = 50e-9, 5e-9
 """One quantile of a server, target, step and member against what came; one byte of a snapshot."""
 _FORWARD_S = 0.03e-6
@@ -97,6 +100,9 @@ class Sizes:
         examples = min(self.servers * HISTORY_DAYS * self.day // LEAST_STRIDE, MOST_WINDOWS)
         self.learned = examples * (self.context + 2 * self.horizon)
         """Values of one target that least squares is fitted on."""
+        network = config.ensemble.network_hours > 0
+        self.taught = min(examples * self.targets, MOST_EXAMPLES) if network else 0
+        """Examples that the quantile network is fitted on, of all targets."""
         self.columns = len(window.reals)
         self.read_columns = len(window.known_reals) + len(window.unknown_reals)
         self.length = self.context + self.horizon
@@ -175,6 +181,7 @@ def _memory(config: Config, sizes: Sizes) -> Iterator[Item]:
         # It reads its snapshot whole; growing takes no more.
         ("buffer grid at a start", 0, sizes.grid_stored, keeping),
         ("buffer least squares", 0, sizes.learned * (4 * sizes.targets + _FIT_BYTES), keeping),
+        ("buffer quantile network", 0, sizes.taught * _TAUGHT_BYTES, keeping),
         ("buffer raw samples", 0, sizes.raw * (1 + _FOLD), keeping),
         ("replay table, also at a start", 0, 2 * sizes.replay, keeping),
         # Blocks until they mature, the open day's sums with those of the slot, the snapshot packed.
@@ -242,12 +249,21 @@ def _cpu(config: Config, sizes: Sizes, rates: Rates) -> Iterator[Item]:
         ("forecast of record", servers * (_CUT_S + sizes.versions * rates.forward_s), keeping),
         ("twin", sizes.twins * (_CUT_S + rates.forward_s), keeping),
         ("least squares", fitted + sizes.block // 4 * _EXPERT_S, keeping),
+        ("quantile network", _network_s(config, sizes), keeping),
         ("publish", (2 + config.serve.gateway_replicas) * sizes.snapshot * _PUBLISH_S, keeping),
         ("updates", (lessons + judged) * sizes.updates / sizes.day, "trainer"),
         ("retrains", retrain * sizes.retrains / sizes.day, "trainer"),
     ]
     for what, amount, where in parts:
         yield Item("cpu_seconds_per_step", what, amount, where)
+
+
+def _network_s(config: Config, sizes: Sizes) -> float:
+    """Seconds a step, a fit spread over the hours to the next one."""
+    if not sizes.taught:
+        return 0.0
+    fitted = sizes.taught * _TAUGHT_S * config.panel.step / (3600 * config.ensemble.network_hours)
+    return fitted + sizes.block // 4 * _NETWORK_S
 
 
 def _rates(config: Config, sizes: Sizes) -> Rates:

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.floating[Any]]
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+MOST_EXAMPLES = 100_000
+"""Of a fit, of all targets together; more would take more memory than they are worth."""
 
 _KIND = "quantile_network"
 
@@ -136,28 +140,40 @@ def quantile_network(
         )
         for at, column in enumerate(columns)
     ]
-    given = inputs_of_all([one.inputs() for one in read], network.context, network.horizon)
+    given = Read.of([one.inputs() for one in read], network.context, network.horizon)
     found = np.empty((len(raw), raw.horizon, len(columns), len(network.levels)), np.float32)
     for at, one in enumerate(read):
-        passed = forward(network.weights, given[at], rows, np.full(len(rows), at))
+        passed = forward(network.weights, given.inputs(at), rows, np.full(len(rows), at))
         found[:, :, at] = one.natural(passed.quantiles)
     return clipped(found, lower, upper)
 
 
-def inputs_of_all(inputs: Sequence[Float32Array], context: int, horizon: int) -> list[Float32Array]:
-    """Of each target the network's inputs [..., P], from those of all (`restless.inputs_of`).
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What the network reads of windows, [..., P] for each target."""
 
-    A target's own, its signs of restlessness, and of every target the last 6th and the signs.
-    """
-    sixth = max(1, context // 6)
-    signs = [signs_of(each, context, horizon) for each in inputs]
-    last = [each[..., max(0, context - 1 - sixth) : context - 1] for each in inputs]
-    every = [part for pair in zip(last, signs, strict=True) for part in pair]
-    made = [
-        np.concatenate([own, sign, *every], axis=-1)
-        for own, sign in zip(inputs, signs, strict=True)
-    ]
-    return [np.nan_to_num(each) for each in made]
+    own: Sequence[Float32Array]
+    """Of each target, as `restless.inputs_of` makes them."""
+    signs: Sequence[Float32Array]
+    """Of each target's restlessness."""
+    every: Float32Array
+    """Of every target the last 6th of the context, and the signs."""
+
+    @classmethod
+    def of(cls, own: Sequence[Float32Array], context: int, horizon: int) -> Self:
+        """From each target's own inputs."""
+        sixth = max(1, context // 6)
+        signs = [signs_of(each, context, horizon) for each in own]
+        last = [each[..., max(0, context - 1 - sixth) : context - 1] for each in own]
+        parts = [part for pair in zip(last, signs, strict=True) for part in pair]
+        return cls(own, signs, np.concatenate(parts, axis=-1))
+
+    def inputs(self, target: int, where: BoolArray | None = None) -> Float32Array:
+        """[..., P] of one target, or [N, P] of the windows that are true."""
+        parts = [self.own[target], self.signs[target], self.every]
+        if where is not None:
+            parts = [part[where] for part in parts]
+        return np.concatenate(parts, axis=-1)
 
 
 @dataclass(frozen=True, slots=True)

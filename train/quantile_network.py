@@ -2,9 +2,8 @@
 
 All is numpy: the process that cuts the examples needs no torch, and a fit takes seconds, however
 large the fleet. A tenth of the examples is shown without its server, so that the network has an
-answer for a server that it does not know. Sources: AdamW (Loshchilov and Hutter, ICLR 2019),
-dropout (Srivastava et al., JMLR 15, 2014), the mean of the weights on their way (Polyak and
-Juditsky, SIAM J. Control Optim. 30, 1992).
+answer for a server that it does not know. Sources: dropout (Srivastava et al., JMLR 15, 2014),
+the mean of the weights on their way (Polyak and Juditsky, SIAM J. Control Optim. 30, 1992).
 
 S servers, O origins of each, H horizon, T targets, Q levels, N examples of a batch; other letters
 as in `forecast.quantile_network`.
@@ -13,8 +12,8 @@ as in `forecast.quantile_network`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,14 +22,15 @@ from numpy.typing import NDArray
 from forecast.changes import spaced
 from forecast.least_squares import usual_change
 from forecast.quantile_network import (
+    MOST_EXAMPLES,
     Passed,
     QuantileNetwork,
+    Read,
     Weights,
     forward,
-    inputs_of_all,
-    sigmoid,
 )
 from forecast.restless import inputs_of, squashed
+from train.descent import gradient, moved
 from train.examples import Examples
 from train.expert import HALF_LIFE_DAYS, OWN_SERVERS, with_fleets
 
@@ -48,9 +48,6 @@ _MEAN = 0.99
 """What the mean of the weights keeps of itself at a step."""
 _WORTH, _MOST_WORTH = 0.25, 20.0
 """How much more a large unit counts than a small one, as an exponent; and at most."""
-_FARTHEST_STEP = 1.0
-"""The gradient's norm, at most."""
-_BETAS, _TINY = (0.9, 0.999), 1e-8
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +91,7 @@ def fit(
     Examples count as those of the least-squares expert. The same examples and seed give the same
     network.
     """
-    horizon = examples.daily.shape[2]
+    examples, horizon = _thinned(examples), examples.daily.shape[2]
     units = [
         with_fleets(*usual_change(_values(examples, at), horizon), floor)
         for at, floor in enumerate(examples.floors)
@@ -123,41 +120,60 @@ def _values(examples: Examples, at: int) -> Float32Array:
     return spaced(examples.values[..., at], examples.logs[at])
 
 
-def _examples(examples: Examples, units: Sequence[Float32Array]) -> _Batch:
-    """Every example with all its labels, of all targets."""
-    length, horizon = examples.context, examples.daily.shape[2]
+def _thinned(examples: Examples) -> Examples:
+    """The same with fewer origins where there are very many targets: the newest, evenly."""
     servers, origins = examples.origins.shape
-    read, wanted, worth = [], [], []
+    every = -(-servers * origins * len(examples.targets) // MOST_EXAMPLES)
+    if every <= 1:
+        return examples
+    kept = np.arange(origins - 1, -1, -every)[::-1]
+    return replace(
+        examples,
+        origins=examples.origins[:, kept],
+        values=examples.values[:, kept],
+        daily=examples.daily[:, kept],
+    )
+
+
+def _examples(examples: Examples, units: Sequence[Float32Array]) -> _Batch:
+    """Every example with all its labels, of all targets, one target after the other."""
+    length, horizon = examples.context, examples.daily.shape[2]
     age = (examples.as_of - examples.origins) / examples.slots_per_day
     recent = 0.5 ** (age / HALF_LIFE_DAYS)
+    own, wanted, worth = [], [], []
     for at, log in enumerate(examples.logs):
         values = _values(examples, at)
-        last, unit = values[..., length - 1 : length], units[at][:-1, None]
+        last, unit = values[..., length - 1 : length], units[at][:-1, None, None]
         daily = spaced(examples.daily[..., at], log)
-        read.append(inputs_of(values[..., :length], daily, last, unit[..., None]))
-        wanted.append(squashed(values[..., length:], last, unit[..., None]))
-        natural = unit * (np.exp(last[..., 0]) if log else np.ones_like(last[..., 0]))
-        worth.append(_weighed(natural) * recent)
-    given = inputs_of_all(read, length, horizon)
-    where = np.broadcast_to(np.arange(servers)[:, None], (servers, origins))
-    parts = []
-    for at, each in enumerate(wanted):
-        whole = np.isfinite(each).all(axis=-1) & np.isfinite(worth[at])
-        target = np.full(int(whole.sum()), at)
-        parts.append((given[at][whole], each[whole], worth[at][whole], where[whole], target))
-    joined = [np.concatenate(part) for part in zip(*parts, strict=True)]
-    mean = joined[2].mean() if len(joined[2]) else 1.0
-    joined[2] = np.minimum(joined[2] / mean, _MOST_WORTH).astype(np.float32)
-    return _Batch(*joined)
+        own.append(inputs_of(values[..., :length], daily, last, unit))
+        wanted.append(squashed(values[..., length:], last, unit))
+        natural = unit * np.exp(last) if log else np.broadcast_to(unit, last.shape)
+        worth.append(_weighed(natural[..., 0]) * recent)
+    read = Read.of(own, length, horizon)
+    whole = [np.asarray(np.isfinite(one).all(axis=-1)) for one in wanted]
+    counts = [int(one.sum()) for one in whole]
+    ends = np.cumsum(counts)
+    width = own[0].shape[-1] + read.signs[0].shape[-1] + read.every.shape[-1]
+    given = np.empty((sum(counts), width), np.float32)
+    for at, (end, count) in enumerate(zip(ends, counts, strict=True)):
+        given[end - count : end] = read.inputs(at, whole[at])
+    weighed = np.concatenate([one[where] for one, where in zip(worth, whole, strict=True)])
+    weighed /= weighed.mean() if weighed.size else 1.0
+    return _Batch(
+        given=given,
+        wanted=np.concatenate([one[where] for one, where in zip(wanted, whole, strict=True)]),
+        worth=np.minimum(weighed, _MOST_WORTH).astype(np.float32),
+        server=np.concatenate([np.nonzero(where)[0] for where in whole]),
+        target=np.repeat(np.arange(len(counts)), counts),
+    )
 
 
 def _weighed(natural_SO: NDArray[Any]) -> NDArray[np.float64]:
     """What an example counts for its unit in natural units, 1 in the mean of its target."""
-    with np.errstate(invalid="ignore"):
-        raised = np.asarray(natural_SO, np.float64) ** _WORTH
+    raised = np.asarray(natural_SO, np.float64) ** _WORTH
     known = raised[np.isfinite(raised)]
-    mean = known.mean() if known.size and known.mean() > 0 else 1.0
-    found: NDArray[np.float64] = raised / mean
+    mean = known.mean() if known.size else 1.0
+    found: NDArray[np.float64] = np.where(np.isfinite(raised), raised / mean, 1.0)
     return found
 
 
@@ -206,7 +222,7 @@ def _learned(
             passed = forward(weights, part.given, server, part.target, kept=(kept[0], kept[1]))
             pull = _pull(part, passed, tau_Q)
             slope = gradient(weights, part.given, server, part.target, passed, kept, pull)
-            now = _moved(now, slope, moments, _rate(step / steps), step)
+            now = moved(now, slope, moments, _rate(step / steps), step, decay=_DECAY)
             share = np.float32(1 - min(_MEAN, step / (step + 10)))
             for name, one in mean.items():
                 one += share * (now[name] - one)
@@ -230,78 +246,3 @@ def _pull(part: _Batch, passed: Passed, tau_Q: Float32Array) -> Float32Array:
     slope = over.astype(np.float32) - tau_Q
     slope *= (part.worth / np.float32(over.size))[:, None, None]
     return slope
-
-
-def gradient(
-    weights: Weights,
-    given_NP: Float32Array,
-    server_N: IntArray,
-    target_N: IntArray,
-    passed: Passed,
-    kept: Sequence[Float32Array],
-    slope_NHQ: Float32Array,
-) -> dict[str, Float32Array]:
-    """Each parameter's gradient, from that of the quantiles: `forward` backwards."""
-    count, _, levels = slope_NHQ.shape
-    at = levels // 2
-    middle = slope_NHQ.sum(axis=-1)
-    apart = sigmoid(passed.raw - np.float32(1))
-    raw = np.empty_like(slope_NHQ)
-    raw[..., at] = middle
-    raw[..., at + 1 :] = np.cumsum(slope_NHQ[..., :at:-1], axis=-1)[..., ::-1]
-    raw[..., :at] = -np.cumsum(slope_NHQ[..., :at], axis=-1)
-    raw[..., at + 1 :] *= apart[..., at + 1 :]
-    raw[..., :at] *= apart[..., :at]
-    out = raw.reshape(count, -1)
-    h2 = out @ weights.out.T
-    z2 = h2 * kept[1] * _silu_slope(passed.z2)
-    z1 = (h2 + z2 @ weights.second.T) * kept[0] * _silu_slope(passed.z1)
-    embedding = z1 @ weights.embedded.T
-    shared, own = np.zeros_like(weights.shared), np.zeros_like(weights.own)
-    np.add.at(shared, target_N, embedding)
-    known = server_N >= 0
-    if len(own):
-        np.add.at(own, (server_N[known], target_N[known]), embedding[known])
-    return {
-        "shared": shared,
-        "own": own,
-        "embedded": passed.embedding.T @ z1,
-        "first": given_NP.T @ z1,
-        "first_bias": z1.sum(axis=0),
-        "second": passed.h1.T @ z2,
-        "second_bias": z2.sum(axis=0),
-        "direct": given_NP.T @ middle,
-        "direct_bias": middle.sum(axis=0),
-        "out": passed.h2.T @ out,
-        "out_bias": out.sum(axis=0),
-    }
-
-
-def _silu_slope(values: Float32Array) -> Float32Array:
-    share = sigmoid(values)
-    found: Float32Array = share * (1 + values * (1 - share))
-    return found
-
-
-def _moved(
-    now: Mapping[str, Float32Array],
-    slope: Mapping[str, Float32Array],
-    moments: Mapping[str, tuple[Float32Array, Float32Array]],
-    rate: float,
-    step: int,
-) -> dict[str, Float32Array]:
-    """One step of AdamW; `moments` are changed in place."""
-    norm = math.sqrt(sum(float(np.vdot(one, one)) for one in slope.values()))
-    scale = np.float32(min(1.0, _FARTHEST_STEP / (norm + 1e-12)))
-    first, second = _BETAS
-    unbias = math.sqrt(1 - second**step) / (1 - first**step)
-    moved = {}
-    for name, one in now.items():
-        pull, (mean, square) = slope[name] * scale, moments[name]
-        mean *= np.float32(first)
-        mean += np.float32(1 - first) * pull
-        square *= np.float32(second)
-        square += np.float32(1 - second) * pull * pull
-        change = np.float32(rate * unbias) * mean / (np.sqrt(square) + np.float32(_TINY))
-        moved[name] = (one * np.float32(1 - rate * _DECAY) - change).astype(np.float32)
-    return moved

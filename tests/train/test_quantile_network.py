@@ -1,15 +1,13 @@
-"""The fit of the quantile network: its gradient, what it learns, and that it repeats itself."""
+"""The fit of the quantile network: what it learns, and that it repeats itself."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import numpy as np
-import pytest
-import torch
 
 from forecast.least_squares import least_squares
-from forecast.quantile_network import Weights, forward, quantile_network
+from forecast.quantile_network import quantile_network
 from tests.forecast.test_least_squares import (
     CONTEXT,
     DAY,
@@ -21,59 +19,7 @@ from tests.forecast.test_least_squares import (
     windows,
 )
 from train import expert
-from train.quantile_network import LEAST_EXAMPLES, fit, gradient
-
-
-def drawn(seed, *, levels, servers=3, targets=2, inputs=7, width=5, embedding=4):
-    random = np.random.default_rng(seed)
-    shapes = {
-        "shared": (targets, embedding),
-        "own": (servers, targets, embedding),
-        "embedded": (embedding, width),
-        "first": (inputs, width),
-        "first_bias": (width,),
-        "second": (width, width),
-        "second_bias": (width,),
-        "direct": (inputs, HORIZON),
-        "direct_bias": (HORIZON,),
-        "out": (width, HORIZON * levels),
-        "out_bias": (HORIZON * levels,),
-    }
-    return Weights(**{k: random.normal(size=v).astype(np.float32) for k, v in shapes.items()})
-
-
-@pytest.mark.parametrize("levels", [1, 2, 3, 7])
-@pytest.mark.parametrize("servers", [0, 3])
-def test_the_gradient_is_that_of_automatic_differentiation(levels, servers):
-    random = np.random.default_rng(levels)
-    weights, count = drawn(levels, levels=levels, servers=servers), 11
-    given = random.normal(size=(count, 7)).astype(np.float32)
-    server = random.integers(-1, max(servers, 1), count) if servers else np.full(count, -1)
-    target = random.integers(0, 2, count)
-    kept = [2.0 * random.integers(0, 2, (count, 5)).astype(np.float32) for _ in range(2)]
-    slope = random.normal(size=(count, HORIZON, levels)).astype(np.float32)
-    passed = forward(weights, given, server, target, kept=(kept[0], kept[1]))
-    found = gradient(weights, given, server, target, passed, kept, slope)
-
-    one = {k: torch.tensor(v, requires_grad=True) for k, v in weights.each().items()}
-    e = one["shared"][target]
-    if servers:
-        own = one["own"][np.maximum(server, 0), target]
-        e = e + torch.where(torch.tensor(server >= 0)[:, None], own, 0.0)
-    x, silu = torch.tensor(given), torch.nn.functional.silu
-    h1 = silu(x @ one["first"] + e @ one["embedded"] + one["first_bias"]) * torch.tensor(kept[0])
-    h2 = h1 + silu(h1 @ one["second"] + one["second_bias"]) * torch.tensor(kept[1])
-    o = (h2 @ one["out"] + one["out_bias"]).view(count, HORIZON, levels)
-    at = levels // 2
-    middle = (x @ one["direct"] + one["direct_bias"] + o[..., at])[..., None]
-    apart = torch.nn.functional.softplus(o - 1)
-    below = apart[..., :at].flip(-1).cumsum(-1).flip(-1)
-    made = torch.cat([middle - below, middle, middle + apart[..., at + 1 :].cumsum(-1)], -1)
-    np.testing.assert_allclose(passed.quantiles, made.detach().numpy(), rtol=1e-4, atol=1e-4)
-    (made * torch.tensor(slope)).sum().backward()
-    for name, tensor in one.items():
-        wanted = np.zeros_like(found[name]) if tensor.grad is None else tensor.grad.numpy()
-        np.testing.assert_allclose(found[name], wanted, rtol=2e-3, atol=2e-3, err_msg=name)
+from train.quantile_network import LEAST_EXAMPLES, fit
 
 
 def tents(*, servers=6, slots=2000, seed=1):

@@ -197,7 +197,7 @@ def settings(config: Config) -> Settings:
         when_late=online.when_late,
         seed=config.training.seed,
         beside=versions_beside(config),
-        network_every=round(config.ensemble.network_hours * slots_per_hour),
+        network_every=-(-config.ensemble.network_hours * 3600 // config.panel.step),
         precision=config.serve.precision,
         twin_share=config.twin.share if config.twin.enabled else 0.0,
         # Without an automatic way back the twin only tells.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable
 from typing import Any
 
 from actors.settings import Settings
 from forecast.members import MemberTables
 from forecast.quantile_network import QuantileNetwork
+
+log = logging.getLogger("fleetcast.controller")
 
 
 class ExpertTables:
@@ -49,6 +52,19 @@ class ExpertTables:
                 )
         used = wanted[0]
         if used in self._fits:
-            self._networks[used] = await self._fits.pop(used)
+            self._networks[used] = await self._fitted(used)
         self._networks = {at: one for at, one in self._networks.items() if at >= used}
+        self._fits = {at: one for at, one in self._fits.items() if at >= used}
         return self._networks[used]
+
+    async def _fitted(self, as_of: int) -> QuantileNetwork | None:
+        """None where the fit fails: a member that nobody needs stops no forecast.
+
+        A buffer that died is another matter: then the step is done again.
+        """
+        try:
+            return await self._fits.pop(as_of)
+        except (ValueError, ArithmeticError, MemoryError) as error:
+            told = {"slot": as_of}
+            log.warning("no quantile network as of slot %d: %s", as_of, error, extra=told)
+            return None

@@ -164,7 +164,7 @@ class EnsembleConfig(Section):
     """With the strategy `ensemble`: accepted versions before the champion that stay members, beside
     the base."""
 
-    network_hours: int = Field(default=24, ge=0)
+    network_hours: int = Field(default=24, ge=0, le=168)
     """How often the member `quantile_network` is fitted anew; 0: there is none."""
 
 

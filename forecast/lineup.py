@@ -7,7 +7,7 @@ from forecast.issued import DERIVED, MADE
 from forecast.twin import FEWEST
 
 EXPERTS = 3
-"""Members that are no versions: copy-last, seasonal naive, least squares; and the network."""
+"""Members that are no versions, but for the network: copy-last, seasonal naive, least squares."""
 
 
 def versions_beside(config: Config) -> int:

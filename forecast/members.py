@@ -261,7 +261,7 @@ def blocks_of_record(
     )
     if tables.network is not None:
         values[QUANTILE_NETWORK] = quantile_network.quantile_network(
-            raw, tables.network, lower=lower, upper=upper
+            raw, tables.network, schema.targets, lower=lower, upper=upper
         )
     issuing = members.issuing
     made = members.of_record(raw.select(np.flatnonzero(ready))) if ready.any() else {}

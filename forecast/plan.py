@@ -67,8 +67,10 @@ _CUT_S = 33e-6
 """One server's window."""
 _FIT_S, _EXPERT_S = 50e-9, 42e-9
 """Least squares: one value of the examples, once an hour, and one quantile; 3,000 servers."""
-_TAUGHT_S, _NETWORK_S, _TAUGHT_BYTES = 48e-6, 58e-9, 900
-"""Quantile network: one example of one target in a fit, one quantile; 3,000 servers, 4 targets."""
+_TAUGHT_S, _NETWORK_S = 0.26e-6, 58e-9
+"""Quantile network: one input of one target's example in a fit, one quantile; 3,000 servers."""
+_TAUGHT_BYTES = 5
+"""While it is fitted, of one input; 3,000 servers, 4 targets."""
 _SCORE_S, _PUBLISH_S = 50e-9, 5e-9
 """One quantile of a server, target, step and member against what came; one byte of a snapshot."""
 _FORWARD_S = 0.03e-6
@@ -101,8 +103,10 @@ class Sizes:
         self.learned = examples * (self.context + 2 * self.horizon)
         """Values of one target that least squares is fitted on."""
         network = config.ensemble.network_hours > 0
-        self.taught = min(examples * self.targets, MOST_EXAMPLES) if network else 0
-        """Examples that the quantile network is fitted on, of all targets."""
+        inputs = self.context + self.horizon + 24 + self.targets * (self.context // 6 + 8)
+        taught = min(examples * self.targets, MOST_EXAMPLES) if network else 0
+        self.taught = taught * inputs
+        """Inputs of all examples that the quantile network is fitted on, of all targets."""
         self.columns = len(window.reals)
         self.read_columns = len(window.known_reals) + len(window.unknown_reals)
         self.length = self.context + self.horizon

@@ -9,7 +9,8 @@ the signs of restlessness; it forecasts the quantiles of the change at once, the
     o  = h2 O + o0                              [H, Q]
     middle = x D + d + o of the middle level;   each next level a softplus(o - 1) farther out
 
-The median has a linear way of its own beside the hidden layers. The loss of a quantile is the same
+The middle level, the median of most configs, has a linear way of its own beside the hidden layers.
+The loss of a quantile is the same
 through any rising transform, so what is learned of squashed changes holds in natural units.
 
 S servers, N windows, L context, H horizon, T targets, Q levels, P inputs, W width, E embedding.
@@ -47,7 +48,7 @@ _KIND = "quantile_network"
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The network's parameters; arithmetic on them is `map`."""
+    """The network's parameters."""
 
     shared: Float32Array
     """[T, E]"""
@@ -108,21 +109,26 @@ class QuantileNetwork:
 def quantile_network(
     raw: RawWindows,
     network: QuantileNetwork,
+    targets: Sequence[str],
     *,
     lower: FloatArray | None = None,
     upper: FloatArray | None = None,
 ) -> Float32Array:
-    """Quantiles [N, H, T, Q] of the network's targets in natural units; they rise with the level.
+    """Quantiles [N, H, T, Q] in natural units; they rise with the level.
 
     NaN only where copy-last is; limits as `least_squares` has them. `lower` and `upper` [T] clip.
 
-    Raises ValueError when a target is unknown or the network is for other windows.
+    Raises ValueError when the network is for other targets or windows.
     """
-    missing = [name for name in network.targets if name not in raw.metrics]
-    if missing or raw.context != network.context or raw.horizon > network.horizon:
+    if tuple(targets) != network.targets or not {*targets} <= {*raw.metrics}:
         raise ValueError(
-            f"quantile network: targets {missing} are unknown, or windows of {raw.context} and "
-            f"{raw.horizon} slots are not the network's {network.context} and {network.horizon}"
+            f"quantile network: it forecasts {network.targets}, asked for {tuple(targets)} "
+            f"of windows with {raw.metrics}"
+        )
+    if raw.context != network.context or raw.horizon > network.horizon:
+        raise ValueError(
+            f"quantile network: windows of {raw.context} and {raw.horizon} slots are not the "
+            f"network's {network.context} and {network.horizon}"
         )
     rows = places(raw.servers, network.servers)
     columns = [raw.metrics.index(target) for target in network.targets]
@@ -220,7 +226,7 @@ def forward(
     h2: Float32Array = h1 + step
     levels = weights.out.shape[1] // weights.direct.shape[1]
     out: Float32Array = h2 @ weights.out + weights.out_bias
-    raw = out.reshape(len(given_NP), -1, levels)
+    raw = out.reshape(len(given_NP), weights.direct.shape[1], levels)
     middle: Float32Array = given_NP @ weights.direct + weights.direct_bias + raw[..., levels // 2]
     return Passed(embedding, z1, h1, z2, h2, raw, _levels(middle, raw))
 

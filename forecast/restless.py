@@ -33,7 +33,7 @@ def inputs_of(
     >>> inputs_of(line, np.array([[np.nan]], np.float32), one * 3, one).round(2)[0, :5]
     array([-1.44, -1.44,  0.  ,  0.  ,  0.  ], dtype=float32)
     """
-    changes = squashed(_filled(context), last, unit)
+    changes = squashed(filled(context), last, unit)
     np.copyto(changes, 0.0, where=np.isnan(changes))
     yesterday = squashed(daily, last, unit)
     np.copyto(yesterday, 0.0, where=np.isnan(yesterday))
@@ -91,7 +91,7 @@ def signs_of(inputs: Float32Array, context: int, horizon: int) -> Float32Array:
     return np.stack(signs, axis=-1)
 
 
-def _filled(values: Float32Array) -> Float32Array:
+def filled(values: Float32Array) -> Float32Array:
     """Each gap along the last axis takes the value before it."""
     seen = ~np.isnan(values)
     if seen.all():

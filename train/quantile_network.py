@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +28,7 @@ from forecast.quantile_network import (
     Weights,
     forward,
 )
-from forecast.restless import inputs_of, squashed
+from forecast.restless import filled, inputs_of, squashed
 from train.descent import gradient, moved
 from train.examples import Examples
 from train.expert import HALF_LIFE_DAYS, OWN_SERVERS, with_fleets
@@ -47,7 +46,7 @@ _DECAY, _DROPOUT, _NAMELESS = 0.01, 0.2, 0.1
 _MEAN = 0.99
 """What the mean of the weights keeps of itself at a step."""
 _WORTH, _MOST_WORTH = 0.25, 20.0
-"""How much more a large unit counts than a small one, as an exponent; and at most."""
+"""How much more a large unit counts than the usual one, as an exponent; and at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ def fit(
     Examples count as those of the least-squares expert. The same examples and seed give the same
     network.
     """
-    examples, horizon = _thinned(examples), examples.daily.shape[2]
+    examples, horizon = thinned(examples), examples.daily.shape[2]
     units = [
         with_fleets(*usual_change(_values(examples, at), horizon), floor)
         for at, floor in enumerate(examples.floors)
@@ -120,12 +119,14 @@ def _values(examples: Examples, at: int) -> Float32Array:
     return spaced(examples.values[..., at], examples.logs[at])
 
 
-def _thinned(examples: Examples) -> Examples:
+def thinned(examples: Examples) -> Examples:
     """The same with fewer origins where there are very many targets: the newest, evenly."""
     servers, origins = examples.origins.shape
     every = -(-servers * origins * len(examples.targets) // MOST_EXAMPLES)
     if every <= 1:
         return examples
+    while math.gcd(every, examples.slots_per_day) > 1:
+        every += 1  # else only some times of the day would be left
     kept = np.arange(origins - 1, -1, -every)[::-1]
     return replace(
         examples,
@@ -143,12 +144,15 @@ def _examples(examples: Examples, units: Sequence[Float32Array]) -> _Batch:
     own, wanted, worth = [], [], []
     for at, log in enumerate(examples.logs):
         values = _values(examples, at)
-        last, unit = values[..., length - 1 : length], units[at][:-1, None, None]
+        # What a forecast reads where the newest value is missing: the one before it.
+        last = filled(values[..., :length])[..., -1:]
+        unit = units[at][:-1, None, None]
         daily = spaced(examples.daily[..., at], log)
         own.append(inputs_of(values[..., :length], daily, last, unit))
-        wanted.append(squashed(values[..., length:], last, unit))
-        natural = unit * np.exp(last) if log else np.broadcast_to(unit, last.shape)
-        worth.append(_weighed(natural[..., 0]) * recent)
+        newest = values[..., length - 1 : length]
+        wanted.append(squashed(values[..., length:], newest, unit))
+        natural = np.asarray(np.log(unit) + (newest if log else 0 * newest), np.float64)
+        worth.append(_worth(natural[..., 0]) * recent)
     read = Read.of(own, length, horizon)
     whole = [np.asarray(np.isfinite(one).all(axis=-1)) for one in wanted]
     counts = [int(one.sum()) for one in whole]
@@ -162,19 +166,23 @@ def _examples(examples: Examples, units: Sequence[Float32Array]) -> _Batch:
     return _Batch(
         given=given,
         wanted=np.concatenate([one[where] for one, where in zip(wanted, whole, strict=True)]),
-        worth=np.minimum(weighed, _MOST_WORTH).astype(np.float32),
+        worth=weighed.astype(np.float32),
         server=np.concatenate([np.nonzero(where)[0] for where in whole]),
         target=np.repeat(np.arange(len(counts)), counts),
     )
 
 
-def _weighed(natural_SO: NDArray[Any]) -> NDArray[np.float64]:
-    """What an example counts for its unit in natural units, 1 in the mean of its target."""
-    raised = np.asarray(natural_SO, np.float64) ** _WORTH
-    known = raised[np.isfinite(raised)]
-    mean = known.mean() if known.size else 1.0
-    found: NDArray[np.float64] = np.where(np.isfinite(raised), raised / mean, 1.0)
-    return found
+def _worth(logarithm_SO: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What an example counts for its unit in natural units, given as a logarithm.
+
+    1 for what is usual, and never more than `_MOST_WORTH`: one absurd value must not leave all
+    others without a say.
+    """
+    known = logarithm_SO[np.isfinite(logarithm_SO)]
+    usual = np.median(known) if known.size else 0.0
+    most = math.log(_MOST_WORTH)
+    found: NDArray[np.float64] = np.exp(np.minimum(_WORTH * (logarithm_SO - usual), most))
+    return np.nan_to_num(found)
 
 
 def _fresh(

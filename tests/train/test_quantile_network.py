@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from forecast.least_squares import least_squares
-from forecast.quantile_network import quantile_network
+from forecast.quantile_network import MOST_EXAMPLES, quantile_network
 from tests.forecast.test_least_squares import (
     CONTEXT,
     DAY,
@@ -19,7 +20,7 @@ from tests.forecast.test_least_squares import (
     windows,
 )
 from train import expert
-from train.quantile_network import LEAST_EXAMPLES, fit
+from train.quantile_network import LEAST_EXAMPLES, fit, thinned
 
 
 def tents(*, servers=6, slots=2000, seed=1):
@@ -37,7 +38,7 @@ def test_it_learns_what_a_line_cannot_say():
     known = examples(history, as_of=1500)
     origins = range(1500, 1990, 3)
     raw = windows(history, origins)
-    network = quantile_network(raw, fit(known, LEVELS, seed=1))
+    network = quantile_network(raw, fit(known, LEVELS, seed=1), ("a",))
     line = least_squares(raw, expert.fit(known, LEVELS), ("a",))
     assert loss(history, origins, network)[0] < 0.9 * loss(history, origins, line)[0]
 
@@ -65,7 +66,7 @@ def test_too_few_examples_make_no_network():
 def test_a_large_fleet_has_nothing_of_each_server():
     network = fit(examples(noise(servers=5)), LEVELS, seed=1, own_servers=4)
     assert network.weights.own.shape[0] == 0
-    assert np.isfinite(quantile_network(windows(noise(servers=5), [800]), network)).all()
+    assert np.isfinite(quantile_network(windows(noise(servers=5), [800]), network, ("a",))).all()
 
 
 def test_examples_with_gaps_do_not_count():
@@ -75,3 +76,34 @@ def test_examples_with_gaps_do_not_count():
     values[:, ::2, CONTEXT] = np.nan
     holed = fit(replace(known, values=values), LEVELS, seed=1)
     assert all(np.isfinite(one).all() for one in holed.weights.each().values())
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_one_absurd_value_spoils_no_ones_forecast(log):
+    """Nor does it raise a warning, which is an error here."""
+    history, origins = tents() + 1.0, range(1500, 1990, 3)
+    spiked = history.astype(np.float32)
+    spiked[0, 1200] = 3e38  # some origin's newest value, and some others' label
+    losses = []
+    for given in (history, spiked):
+        known = replace(examples(given, as_of=1500), logs=(log,))
+        raw = windows(history, origins)
+        losses.append(
+            loss(history, origins, quantile_network(raw, fit(known, LEVELS, seed=1), ("a",)))[0]
+        )
+    assert losses[1] < 1.1 * losses[0]
+
+
+def test_very_many_targets_leave_every_time_of_the_day():
+    servers, origins, targets = 24, 600, 8
+    ones = np.ones((servers, origins, CONTEXT + HORIZON, targets), np.float32)
+    known = replace(
+        examples(noise(servers=servers, slots=64)),
+        origins=np.broadcast_to(5 * np.arange(origins), (servers, origins)),
+        values=ones,
+        daily=ones[:, :, CONTEXT:],
+    )
+    left = thinned(replace(known, targets=tuple("abcdefgh")))
+    assert left.origins.size * targets <= MOST_EXAMPLES
+    assert left.origins[0, -1] == known.origins[0, -1]
+    assert {*(left.origins[0] % DAY)} == {*(known.origins[0] % DAY)}

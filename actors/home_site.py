@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from actors.home_offers import Offer, Offers
-from actors.site import Centre, OpenSlots, SiteAtWork
+from actors.site import Centre, SiteAtWork
 from actors.site_lines import BufferSource
+from actors.site_models import SiteModels
+from actors.site_slots import OpenSlots
 from forecast.errors import ArtifactError, StateError
 from forecast.http.federated import SITE_NAME
 from forecast.storage import DISK, Disk
-from train.federated.frame import Frame, GlobalModel, SiteSettings
+from train.federated.frame import Frame, SiteSettings
 from train.federated.home import artifact_of
 from train.federated.site import Site
 
@@ -60,7 +62,7 @@ class HomeSite:
         self._source, self._centre = source, centre
         self._folder, self._disk = folder, disk
         self._works: dict[str, SiteAtWork] = {}
-        self._models: dict[int, GlobalModel] = {}
+        self._models = SiteModels()
         self._refused: set[str] = set()
         self._failures: dict[str, str] = {}
         self._tried: tuple[int, int] | None = None

@@ -250,3 +250,49 @@ def test_one_that_is_refused_does_not_hold_up_the_others(tmp_path):
     until_still(made)
     assert made.told["updates"] == 1
     assert "unauthorised" in made.told["failure"]
+
+
+def failing(made, *names):
+    """The aggregator's line breaks for these sites; whom it was asked for."""
+    real, asked = made._centre, []
+
+    class Failing:
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+        def current(self, site):
+            asked.append(site)
+            if site in names:
+                raise OSError("no answer")
+            return real.current(site)
+
+    made._centre = Failing()
+    return asked
+
+
+def test_one_that_fails_takes_no_turn_of_those_after_it_and_a_retired_one_is_told_no_more(tmp_path):
+    one, source = actor(tmp_path, updates=1, quorum=1, gated=False), Buffer()
+    made = home(tmp_path, centre(http(one)), source, per_server=True)
+    failing(made, "north.web-01")
+    for _ in range(3):
+        assert made.turn()
+    assert (made.told["updates"], made.told["offered"]) == (1, 1)
+    assert made.told["failure"] == "OSError: no answer"
+    with pytest.raises(OSError, match="no answer"):  # nobody has anything to do
+        made.turn()
+    source.names = ("db-01",)
+    assert not made.turn()
+    assert made.told["failure"] is None
+
+
+def test_where_three_in_a_row_fail_the_turn_is_broken_off_and_the_next_begins_with_the_rest(
+    tmp_path,
+):
+    one, source = actor(tmp_path), Buffer(servers=tuple("abcde"))
+    made = home(tmp_path, centre(http(one)), source, per_server=True)
+    asked = failing(made, *(f"north.{name}" for name in "abcd"))
+    with pytest.raises(OSError, match="no answer"):
+        made.turn()
+    assert [name[-1] for name in asked] == list("abc")
+    assert made.turn()  # e took a version
+    assert [name[-1] for name in asked[3:]] == list("deabc")

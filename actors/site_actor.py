@@ -95,7 +95,10 @@ class SiteActor:
         self._task = loop.create_task(self._run())
 
     async def offer(self, after: int | None) -> Mapping[str, Any] | None:
-        """The global version that answers here, if it is not `after`; see `Offers.offer`."""
+        """The global version that answers here, if it is not `after`; see `Offers.offer`.
+
+        None too where the site has not begun yet.
+        """
         if self._home is None or self._lock is None:
             return None
         self._lock.check()

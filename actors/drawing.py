@@ -1,17 +1,23 @@
-"""Which windows a training learns from, and is judged on: references to what the buffer cuts."""
+"""What a training learns from, and is judged on: windows that the buffer cuts, stored versions."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from actors.settings import Settings
 from actors.state import Pending
+from forecast.artifact import Artifact
+from forecast.errors import ArtifactError
+
+log = logging.getLogger("fleetcast.controller")
 
 
 class Drawing:
-    """The part of `Learning` that asks the buffer for windows."""
+    """The part of `Learning` that asks the buffer for windows, and the registry for versions."""
 
     _buffer: Any
+    _registry: Any
     _settings: Settings
 
     def _held(self, pending: Pending) -> int:
@@ -49,3 +55,20 @@ class Drawing:
         return self._buffer.holdout.remote(
             as_of=as_of, hours=hours, every=self._settings.horizon, known_at=slot
         )
+
+    async def _start(self, champion: int | None) -> Artifact | None:
+        """What a retrain begins from; None for nothing."""
+        if self._settings.retrain_start == "scratch":
+            return None
+        return await self._readable(champion)
+
+    async def _readable(self, version: int | None) -> Artifact | None:
+        """The files of a version; None where they are damaged: learning goes on without it."""
+        if version is None:
+            return None
+        try:
+            artifact: Artifact = await self._registry.load.remote(version)
+        except ArtifactError as error:
+            log.warning("version %d cannot be compared with: %s", version, error)
+            return None
+        return artifact

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,9 @@ from actors import handles
 from actors.settings import Settings
 from actors.state import ControllerState, Pending
 from forecast.artifact import Artifact
+from forecast.errors import NothingNew
 from forecast.http.problems import original
+from train.breaker import Outcome, fault_of
 from train.jobs import Result
 
 log = logging.getLogger("fleetcast.controller")
@@ -55,9 +57,31 @@ class FromHome:
         return replace(due, effect_slot=effect, holdout_hours=hours)
 
     async def _taken(self, pending: Pending) -> Result:
-        """The version that is pending; raises NothingNew when the site has it no more."""
-        asked = {"timeout_s": _FETCH_S}
-        got = await self._home.ask(handles.SITE, "offered", pending.global_version, **asked)
-        lineage = {**got.manifest["lineage"], "update_id": pending.update_id}
-        artifact = Artifact({**got.manifest, "lineage": lineage}, got.weights)
-        return Result(pending.update_id, "federated", artifact, lineage["federated"])
+        """The version that is pending.
+
+        Raises NothingNew when the site has it no more, is away, or was taken out of the config.
+        """
+        if self._home is None:
+            raise NothingNew(f"global version {pending.global_version}: this fleet is no site now")
+        try:
+            asked = {"timeout_s": _FETCH_S}
+            got = await self._home.ask(handles.SITE, "offered", pending.global_version, **asked)
+            lineage = {**got.manifest["lineage"], "update_id": pending.update_id}
+            artifact = Artifact({**got.manifest, "lineage": lineage}, got.weights)
+            return Result(pending.update_id, "federated", artifact, lineage["federated"])
+        except NothingNew:
+            raise
+        except Exception as error:  # whatever it is: a site never holds up the fleet's step
+            cause = original(error)
+            told = f"{type(cause).__name__}: {cause}"
+            raise NothingNew(f"global version {pending.global_version}: {told}") from error
+
+
+def outcome_of(pending: Pending, report: Mapping[str, Any] | None) -> Outcome | None:
+    """How a training ended that was judged, for the breaker; `report` is the gate's.
+
+    None for a global version: what other sites made says nothing of this fleet's own learning.
+    """
+    if pending.kind == "federated" or not report:
+        return None
+    return Outcome(fault_of(report))

@@ -16,17 +16,23 @@ from pathlib import Path
 from typing import Any
 
 from actors.home_offers import Offer, Offers
-from actors.site import Centre, OpenSlots, SiteAtWork
+from actors.site import Centre, SiteAtWork
 from actors.site_lines import BufferSource
+from actors.site_models import SiteModels
+from actors.site_slots import OpenSlots
 from forecast.errors import ArtifactError, StateError
 from forecast.http.federated import SITE_NAME
+from forecast.http.problems import original
 from forecast.storage import DISK, Disk
-from train.federated.frame import Frame, GlobalModel, SiteSettings
+from train.federated.frame import Frame, SiteSettings
 from train.federated.home import artifact_of
 from train.federated.site import Site
 
 log = logging.getLogger("fleetcast.site")
 
+_Named = list[tuple[str, tuple[str, ...] | None]]
+_MOST_IN_A_ROW = 3
+"""Sites that fail one after the other end a turn."""
 _SHOWN_WINDOWS = 256
 """Windows on which a manifest says what its serving forms cost."""
 
@@ -60,9 +66,11 @@ class HomeSite:
         self._source, self._centre = source, centre
         self._folder, self._disk = folder, disk
         self._works: dict[str, SiteAtWork] = {}
-        self._models: dict[int, GlobalModel] = {}
+        self._models = SiteModels()
         self._refused: set[str] = set()
         self._failures: dict[str, str] = {}
+        self._after: str | None = None
+        """The site at which the last turn was broken off."""
         self._tried: tuple[int, int] | None = None
         self.offers = Offers(folder, fingerprint=frame.schema.fingerprint(), disk=disk)
         self.closed: int | None = None
@@ -75,7 +83,8 @@ class HomeSite:
         """Let each site do its next thing; whether any did.
 
         A site that the aggregator does not take is told of and waits, the others go on. Raises
-        what asking the buffer or the aggregator raised: nothing is lost, it is done again.
+        what asking the buffer raised, and, where nobody moved, the first error of a site: nothing
+        is lost, it is done again.
         """
         status = self._source.status()
         self.closed = status.closed_slot
@@ -84,25 +93,43 @@ class HomeSite:
             self.told = self._told("data" if begin is None else f"slot {begin}: enough history")
             return False
         moved, named = False, self._named()
-        gone = set(self._works) - {name for name, _ in named}
-        for name in gone:  # its state stays on disk
-            del self._works[name]
-        for name, servers in named:
+        there = {name for name, _ in named}  # of others the state stays on disk
+        self._works = {name: one for name, one in self._works.items() if name in there}
+        self._failures = {name: why for name, why in self._failures.items() if name in there}
+        first: Exception | None = None
+        in_a_row = 0
+        for name, servers in self._in_turn(named):
             if self.stopping:
                 return False
-            moved |= self._advance(name, servers, begin)
+            try:
+                moved |= self._advance(name, servers, begin)
+                in_a_row = 0
+            except Exception as error:  # whatever it is, the others have their turn
+                cause = original(error)
+                self._failed(name, f"{type(cause).__name__}: {cause}")
+                first, in_a_row = first or error, in_a_row + 1
             self.told = self._told()
+            if in_a_row == _MOST_IN_A_ROW:  # what is away is away for all
+                self._after = name
+                break
         moved |= self._make_offer()
         self.told = self._told()
+        if first is not None and not moved:
+            raise first
         return moved
+
+    def _in_turn(self, named: _Named) -> _Named:
+        """After a turn that was broken off, those first who had none in it."""
+        names = [name for name, _ in named]
+        at = names.index(self._after) + 1 if self._after in names else 0
+        self._after = None
+        return named[at:] + named[:at]
 
     def _advance(self, name: str, servers: tuple[str, ...] | None, begin: int) -> bool:
         try:
             did = self._work(name, servers, begin).advance()
         except StateError as error:
-            if str(error) != self._failures.get(name):
-                log.warning("site %s: %s", name, error)
-            self._failures[name] = str(error)
+            self._failed(name, str(error))
             return False
         except BaseException:
             # What could not be written must not be sent: it goes on from what is on disk.
@@ -111,11 +138,16 @@ class HomeSite:
         self._failures.pop(name, None)
         return did not in ("waits", "done")
 
-    def _named(self) -> list[tuple[str, tuple[str, ...] | None]]:
+    def _failed(self, name: str, why: str) -> None:
+        if why != self._failures.get(name):
+            log.warning("site %s: %s", name, why)
+        self._failures[name] = why
+
+    def _named(self) -> _Named:
         """Each site's name and its servers, None: all; a name that no aggregator takes is told."""
         if not self._per_server:
             return [(self.name, None)]
-        found: list[tuple[str, tuple[str, ...] | None]] = []
+        found: _Named = []
         for server in self._source.servers():
             name = f"{self.name}.{server}"
             if re.fullmatch(SITE_NAME, name):
@@ -219,6 +251,13 @@ class HomeSite:
             "waits_for": waits_for or (waits[0] if waits else None),
             "failure": next(iter(self._failures.values()), None),
         }
+
+
+def not_begun(name: str) -> dict[str, Any]:
+    """The same of one that could not begin yet."""
+    numbers = ("version", "slot", "offered", "failure")
+    counts = {"sites": 0, "updates": 0, "bytes_sent": 0}
+    return {"site": name, **counts, **dict.fromkeys(numbers), "waits_for": "its folder"}
 
 
 def _serving(work: SiteAtWork) -> int:

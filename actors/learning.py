@@ -16,15 +16,14 @@ from typing import Any
 from ray.exceptions import RayActorError
 
 from actors.drawing import Drawing
-from actors.from_home import FromHome
+from actors.from_home import FromHome, outcome_of
 from actors.settings import Settings
 from actors.state import ControllerState, Pending
-from forecast.artifact import Artifact
-from forecast.errors import ArtifactError, FleetcastError, NothingNew
+from forecast.errors import FleetcastError, NothingNew
 from forecast.hours import Hours
 from forecast.members import Members
 from forecast.versions import RegistryState
-from train.breaker import Outcome, fault_of
+from train.breaker import Outcome
 from train.evidence import decided_from, pack
 from train.gate import decide
 from train.jobs import BaseJob, Result, UpdateJob
@@ -99,10 +98,12 @@ class Learning(Drawing, FromHome):
         if verdict is not None:
             # Judged in a step that was cut short after the verdict: once is enough.
             self.training = None
-            self.outcome = Outcome(fault_of(verdict.report)) if verdict.report else None
+            self.outcome = outcome_of(state.pending, verdict.report)
             return replace(state, pending=None)
         work = self._work(state.pending)
-        late = self._settings.when_late == "continue" and not work.done()
+        # A site never holds up the fleet's step.
+        may_wait = self._settings.when_late == "wait" and state.pending.kind != "federated"
+        late = not may_wait and not work.done()
         if slot < state.pending.effect_slot or late:
             return state
         try:
@@ -129,7 +130,8 @@ class Learning(Drawing, FromHome):
             return None
         rules = self._settings.breaker
         if pending.kind != "base":
-            if rules is not None and not state.breaker.allows(pending.asked_slot, rules):
+            probe, slot = pending.kind != "federated", pending.asked_slot
+            if rules is not None and not state.breaker.allows(slot, rules, probe=probe):
                 return None
             paused = (await self._registry.state.remote()).paused
             if paused is not None and paused.learning:
@@ -158,19 +160,19 @@ class Learning(Drawing, FromHome):
             return self._pending("base", slot, None)
         if not settings.learning:
             return None
-        kind = self._schedule.due(
-            slot,
-            last=last,
-            last_full=state.last_full_slot,
-            learned=await self._quiet_hours(slot),
-            urgent=drift is not None,
+        learned, full, urgent = (
+            await self._quiet_hours(slot),
+            state.last_full_slot,
+            drift is not None,
         )
+        kind = self._schedule.due(slot, last=last, last_full=full, learned=learned, urgent=urgent)
         if kind == "update":
             fresh = await self._buffer.new_rows_since.remote(last, slot)
-            if not self._schedule.enough(fresh, urgent=drift is not None):
+            if not self._schedule.enough(fresh, urgent=urgent):
                 kind = None
         if kind is None:
-            return None if drift is not None else await self._from_home(state)
+            quiet = self._schedule.quiet(slot, learned)
+            return await self._from_home(state) if quiet and not urgent else None
         pending = self._pending(kind, slot, self._members.champion)
         # A retrain too: updates since a drift have learned from what is usually held out.
         hours = settings.holdout_since(slot - settings.label_delay, state.drift_since)
@@ -223,27 +225,13 @@ class Learning(Drawing, FromHome):
         champion = self._registry.load.remote(pending.parent)
         return await self._trainer.update.remote(update, champion, windows)
 
-    async def _start(self, champion: int | None) -> Artifact | None:
-        """What a retrain begins from; None for nothing."""
-        if self._settings.retrain_start == "scratch":
-            return None
-        return await self._readable(champion)
-
-    async def _readable(self, version: int | None) -> Artifact | None:
-        """The files of a version; None where they are damaged: learning goes on without it."""
-        if version is None:
-            return None
-        try:
-            artifact: Artifact = await self._registry.load.remote(version)
-        except ArtifactError as error:
-            log.warning("version %d cannot be compared with: %s", version, error)
-            return None
-        return artifact
-
     async def _give_up(self, pending: Pending, slot: int, error: Exception) -> None:
         """A training that failed or was skipped is put on record; the champion goes on."""
         told = {"update_id": pending.update_id, "slot": slot}
-        if isinstance(error, NothingNew):
+        if pending.kind == "federated":
+            kind = "federated_skipped"  # no failure of the fleet's own learning
+            log.warning("%s is given up: %s", pending.update_id, error, extra=told)
+        elif isinstance(error, NothingNew):
             kind, self.last_failure = "update_skipped", None
             log.info("%s skipped: %s", pending.update_id, error, extra=told)
         else:
@@ -261,6 +249,8 @@ class Learning(Drawing, FromHome):
         # What serves now: a job may have promoted another version than the parent meanwhile.
         # One that lacks a target of today's schema is no match for a new base.
         serves = self._members.champion if self._members.complete else pending.parent
+        if serves is None and pending.kind == "federated":
+            raise NothingNew("nothing serves that a global version could be compared with")
         registry = await self._registry.state.remote()
         if pending.kind == "update" and _withdrawn(registry, pending.parent):
             # Somebody rolled it back: what learned on from it would bring that back.
@@ -308,7 +298,9 @@ class Learning(Drawing, FromHome):
                 verdict, said = self._registry.accept, "accepted"
                 record |= way
         await verdict.remote(version, who="gate", report=report, anchor=becomes, **record)
-        self.last_failure, self.outcome = None, Outcome(fault_of(report))
+        self.outcome = outcome_of(pending, report)
+        if pending.kind != "federated":
+            self.last_failure = None
         told = {"update_id": pending.update_id, "slot": slot, "version": version}
         log.info("%s %s: %s", pending.update_id, said, "; ".join(decision.reasons), extra=told)
 

@@ -14,13 +14,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.site_models import SiteModels
+from actors.site_slots import OpenSlots, Slots
 from forecast.errors import Conflict, NothingNew, StateError, TrainingError
 from forecast.packing import pack, unpack
 from forecast.storage import DISK, TEMPORARY, Disk, make_folders, write_atomic
@@ -56,36 +57,6 @@ class Centre(Protocol):
         """Tell a score; what became of the candidate so far."""
 
 
-@dataclass(frozen=True, slots=True)
-class Slots:
-    """When a site learns, in event time: at `first`, then every so many slots, up to `last`."""
-
-    first: int
-    every: int
-    last: int
-
-    def next(self, slot: int) -> int | None:
-        """When to learn, from this slot on; None: no more."""
-        return slot if slot <= self.last else None
-
-
-@dataclass(frozen=True, slots=True)
-class OpenSlots:
-    """The same where the data goes on: up to what is closed by now.
-
-    Of slots that were missed the last one is learned at alone.
-    """
-
-    first: int
-    every: int
-    closed: Callable[[], int]
-
-    def next(self, slot: int) -> int | None:
-        """When to learn, from this slot on; None: it is not closed yet."""
-        over = self.closed() - slot
-        return None if over < 0 else slot + over // self.every * self.every
-
-
 class Watching(Protocol):
     """Who looks on, such as a comparison with learning alone."""
 
@@ -107,7 +78,7 @@ class SiteAtWork:
         slots: Slots | OpenSlots,
         seed: int,
         path: Path,
-        models: dict[int, GlobalModel],
+        models: SiteModels,
         feed: Callable[[int], None] = lambda _: None,
         watching: Watching | None = None,
         disk: Disk = DISK,
@@ -120,14 +91,16 @@ class SiteAtWork:
         self.site, self._centre, self._slots, self._seed = site, centre, slots, seed
         self._path, self._models, self._disk = path, models, disk
         self._feed, self._watching = feed, watching
-        self.slot = self.began = slots.first
-        """Of the next update, and of the first."""
+        self.slot = self.began = self.known_slot = slots.first
+        """Of the next update, and of the first; the site knows nothing later than the third."""
         self.updates, self.traffic = 0, Traffic()
         self.made: Mapping[str, Any] = {}
         """Of the version that it began from last: `version`, `round` and `sites` that made it."""
         self.waits_for = ""
         """What it asked for last and did not get, for people."""
         self._outbox: tuple[int, bytes] | None = None
+        self._limited: int | None = None
+        """The round that takes no more of this site."""
         self._residual: FloatArray | None = None
         make_folders(path.parent, disk=disk)
         path.with_name(f"{TEMPORARY}{path.name}").unlink(missing_ok=True)
@@ -144,10 +117,11 @@ class SiteAtWork:
                 f"the aggregator's schema is {now['schema_hash'][:12]}, site {site.name}'s "
                 f"{schema_hash[:12]}: the same metrics, roles and [model] are needed"
             )
-        if site.base is None or site.base.version != now["version"]:
+        self._models.told(now["version"])
+        if site.base is None or site.base.version != now["version"] or self._anew(now):
             return self._take(now)
         if now["candidate"] is not None and not now["scored"]:
-            return self._score(now["candidate"])
+            return self._score(now)
         if self._outbox is not None:
             return self._send(now["round"])
         if self._held(now):
@@ -169,13 +143,28 @@ class SiteAtWork:
             return False
         return True
 
+    def _anew(self, now: Mapping[str, Any]) -> bool:
+        """Whether the aggregator lost what it had: it went back, or gave a number once more."""
+        if self.site.base is None or self.site.base.version < now["version"]:
+            return False
+        taken, told = self.made.get("digest"), now.get("digest")
+        another = taken is not None and told is not None and taken != told
+        return self.site.base.version > now["version"] or another
+
     def _take(self, now: Mapping[str, Any]) -> Did:
         self._feed(self.known_slot)
-        if (model := self._model(now["version"])) is None:
+        if (model := self._model(now["version"], now.get("digest") or "")) is None:
             return "waits"
+        if self._anew(now):
+            log.warning(
+                "site %s: the aggregator began anew, at version %d", self.site.name, model.version
+            )
+            self._outbox = None  # learned from a base of which this one knows nothing
+        self._limited = None
         self.site.take(model, keep_previous=now["keep_previous"])
         self.made = {
             "version": model.version,
+            "digest": now.get("digest"),
             "round": now.get("made_in"),
             "sites": list(now.get("made_of") or ()),
         }
@@ -190,9 +179,10 @@ class SiteAtWork:
             self._watching.took(self.site, self.known_slot)
         return "took"
 
-    def _score(self, version: int) -> Did:
+    def _score(self, now: Mapping[str, Any]) -> Did:
         self._feed(self.known_slot)
-        if (model := self._model(version)) is None:
+        digest = now.get("candidate_digest") or ""
+        if (model := self._model(now["candidate"], digest)) is None:
             return "waits"
         seed = self._drawn("score", self.known_slot)
         told = self.site.score(model, self.known_slot, seed=seed)
@@ -207,7 +197,7 @@ class SiteAtWork:
         except (NothingNew, TrainingError) as error:
             level = logging.WARNING if isinstance(error, TrainingError) else logging.INFO
             log.log(level, "site %s skips slot %d: %s", self.site.name, slot, error)
-            self.slot = slot + self._slots.every
+            self.slot, self.known_slot = slot + self._slots.every, slot
             self._save()
             return "skipped"
         feedback = ErrorFeedback(now["codec"], self._residual)
@@ -216,7 +206,7 @@ class SiteAtWork:
         header = {**meta.to_json(), "codec": made.codec}
         self._outbox = (now["round"], dump(header, made.arrays))
         self._residual = feedback.residual
-        self.slot = slot + self._slots.every
+        self.slot, self.known_slot = slot + self._slots.every, slot
         self._save()
         if self._watching is not None:
             self._watching.learned(slot, seed=seed, rate=now["rate"])
@@ -229,13 +219,16 @@ class SiteAtWork:
         aggregator that was restored.
         """
         assert self._outbox is not None
+        if self._limited == number:
+            self.waits_for = f"the end of round {number}"
+            return "waits"
         _, update = self._outbox
         receipt = self._centre.send(self.site.name, number, update)
         verdict = receipt["verdict"]
         if verdict in ("unauthorised", "malformed"):
             raise StateError(f"site {self.site.name}'s update is {verdict}: {receipt['reason']}")
         if verdict == "limited":
-            self.waits_for = f"the end of round {number}"
+            self._limited, self.waits_for = number, f"the end of round {number}"
             return "waits"
         self.updates += bool(receipt["counted"])
         self.traffic = self.traffic.sent(update)
@@ -248,27 +241,18 @@ class SiteAtWork:
         """Of the updates that were answered."""
         return self.traffic.bytes_sent
 
-    @property
-    def known_slot(self) -> int:
-        """The last slot that was learned at: the site knows no later one."""
-        return max(self.began, self.slot - self._slots.every)
+    def _model(self, version: int, digest: str) -> GlobalModel | None:
+        """None when the aggregator went on since it named this one: ask again."""
+        asked = {"schema_hash": self.site.frame.layout.schema_hash, "role": self.site.role}
+        try:
+            return self._models.get(version, digest, lambda: self._centre.model(version, **asked))
+        except Conflict as error:
+            log.info("site %s asks again: %s", self.site.name, error)
+            return None
 
-    def _model(self, version: int) -> GlobalModel | None:
-        """Fetched once for all sites of the process; the two that are in use are kept.
-
-        None when the aggregator went on since it named this one: ask again.
-        """
-        if version not in self._models:
-            schema_hash = self.site.frame.layout.schema_hash
-            try:
-                vector = self._centre.model(version, schema_hash=schema_hash, role=self.site.role)
-            except Conflict as error:
-                log.info("site %s asks again: %s", self.site.name, error)
-                return None
-            for old in sorted(self._models)[:-1]:
-                del self._models[old]
-            self._models[version] = GlobalModel(version, np.array(vector, np.float32))
-        return self._models[version]
+    def _shared(self, model: GlobalModel) -> GlobalModel:
+        digest = self.made.get("digest") if self.made.get("version") == model.version else None
+        return self._models.same(model, digest or "")
 
     def _drawn(self, what: str, slot: int) -> int:
         text = f"{self._seed}:{self.site.name}:{what}:{slot}"
@@ -279,6 +263,7 @@ class SiteAtWork:
         header = {
             "format": _FORMAT,
             "slot": self.slot,
+            "known": self.known_slot,
             "round": number,
             "updates": self.updates,
             "traffic": self.traffic.to_json(),
@@ -297,14 +282,17 @@ class SiteAtWork:
         header, arrays = unpack(_KIND, data)
         if (number := header.get("format")) not in _READABLE:
             raise StateError(f"{self._path}: format {number}, need {_FORMAT}")
-        self.site.restore(arrays["site"].tobytes())
+        self.made = header.get("made", {})
+        self.site.restore(arrays["site"].tobytes(), shared=self._shared)
         self.slot, self.updates = header["slot"], header["updates"]
         if number == 1:
             self.traffic = Traffic.of_before(header["bytes_sent"])
         else:
             self.traffic = Traffic.from_json(header["traffic"])
         self.began = header.get("began", self.began)
-        self.made = header.get("made", {})
+        # One of before does not say what it knew; with another `every` that is not certain.
+        before = max(self.began, self.slot - self._slots.every)
+        self.known_slot = self._slots.known(header.get("known", before))
         if header["round"] >= 0:
             self._outbox = (header["round"], arrays["update"].tobytes())
         if "residual" in arrays:

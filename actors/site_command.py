@@ -14,8 +14,10 @@ from typing import Any, Self
 
 from actors import arguments, federated_arguments
 from actors.federation import begin
-from actors.site import Centre, SiteAtWork, Slots
+from actors.site import Centre, SiteAtWork
 from actors.site_curve import Curve
+from actors.site_models import SiteModels
+from actors.site_slots import Slots
 from connect.replay import Replay
 from forecast.clock import slots_per_day
 from forecast.config import Config
@@ -25,7 +27,6 @@ from forecast.http.federated import SITE_NAME
 from forecast.storage import OwnerLock
 from forecast.windows import RawWindows
 from train.buffer import Buffer
-from train.federated.frame import GlobalModel
 from train.federated.site import Site
 from train.federated.traffic import Traffic
 
@@ -161,7 +162,7 @@ def _sites(
     spec, seed = federated_arguments.spec_of(config), config.training.seed
     frame, start = begin(config.panel.schema_of(), spec, seed=seed)
     recipes = federated_arguments.site(config)
-    models: dict[int, GlobalModel] = {}
+    models = SiteModels()
     works = []
     for name, servers in named:
         made = partial(Site, name, frame, given.feed.buffer, servers=servers, **recipes)

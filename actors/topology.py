@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 import ray.exceptions
 
-from actors import arguments, federated_arguments, handles, logs
+from actors import arguments, federated_arguments, handles
 from actors.buffer import BufferActor
 from actors.federation import FederationActor
+from actors.identity import code_digest, identified
 from actors.ledger import LedgerActor
 from actors.loop import ControllerActor
 from actors.registry import RegistryActor
@@ -38,6 +37,8 @@ log = logging.getLogger("fleetcast.topology")
 _START_S = 180
 _ANSWER_S = 60
 _CLOSE_S = 30
+_OPTIONAL = (handles.SITE,)
+"""What a fleet does without: made last, and not waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +100,11 @@ def ensure(
 
     An actor that runs with another configuration or code is closed, which makes its state durable,
     and made anew from it; the controller, which holds the others' handles, ends first and starts
-    last. Such a change goes on the audit record, with the keys that changed; so does another config
-    than that of the last start. Meanwhile the replicas answer from memory. Raises StateError with
-    the cause when an actor cannot start.
+    last, but for its site, which nobody waits for. Such a change goes on the audit record, with the
+    keys that changed; so does another config than that of the last start. Meanwhile the replicas
+    answer from memory. Raises StateError with the cause when an actor cannot start.
     """
-    code = _code()
+    code = code_digest()
     planned = specs(config, trainer=trainer)
     running = {role: _running(config, role) for role in (*handles.ROLES, *handles.FEDERATED)}
     wanted = {spec.role: spec.digest(code) for spec in planned}
@@ -122,17 +123,13 @@ def ensure(
         if spec.role in anew and spec.role in actors:
             log.info("the %s runs with another configuration or code; made anew", spec.role)
             _end(actors.pop(spec.role), spec.role)
-    for spec in planned:
-        if spec.role not in actors:
-            actors[spec.role] = _make(config, spec, code)
-        if spec.role == handles.REGISTRY:
-            _wait({spec.role: actors[spec.role]})  # it takes the lock that the others rely on
-    _wait(actors)
+    _make_needed(config, planned, actors, code)
     if handles.CONTROLLER not in actors:
         held = [role for role in handles.ROLES if role != handles.CONTROLLER]
         controller = _controller(config, {role: actors[role] for role in held})
         actors[handles.CONTROLLER] = _make(config, controller, code)
         _wait({handles.CONTROLLER: actors[handles.CONTROLLER]})
+    _make_optional(config, planned, actors, code)
     registry, told = actors[handles.REGISTRY], leaves(config.model_dump(mode="json"))
     ray.get(registry.configured.remote(told, who), timeout=_START_S)
     replaced = [role for role in anew if running[role] is not None]
@@ -151,7 +148,7 @@ def ensure_registry(config: Config) -> Any:
     if found is not None:
         return found.actor
     registry = next(spec for spec in specs(config) if spec.role == handles.REGISTRY)
-    actor = _make(config, registry, _code())
+    actor = _make(config, registry, code_digest())
     _wait({handles.REGISTRY: actor})
     return actor
 
@@ -212,13 +209,40 @@ def _make(config: Config, spec: ActorSpec, code: str) -> Any:
         "code": code,
         "config": config.model_dump(mode="json"),
     }
-    shell: Any = ray.remote(_identified(spec.actor, said))
+    shell: Any = ray.remote(identified(spec.actor, said))
     try:
         return shell.options(**options).remote(**spec.arguments)
     except ValueError as error:
         raise StateError(
             f"the {spec.role} was just made by somebody else, a job or another deploy: try again"
         ) from error
+
+
+def _make_needed(
+    config: Config, planned: Sequence[ActorSpec], actors: dict[str, Any], code: str
+) -> None:
+    """Make those that are not there among `actors`, and wait until each answers."""
+    for spec in planned:
+        if spec.role in _OPTIONAL:
+            continue
+        if spec.role not in actors:
+            actors[spec.role] = _make(config, spec, code)
+        if spec.role == handles.REGISTRY:
+            _wait({spec.role: actors[spec.role]})  # it takes the lock that the others rely on
+    _wait({role: actor for role, actor in actors.items() if role not in _OPTIONAL})
+
+
+def _make_optional(
+    config: Config, planned: Sequence[ActorSpec], actors: dict[str, Any], code: str
+) -> None:
+    """The same of those that the fleet does without: nobody waits, and one that fails is told."""
+    for spec in planned:
+        if spec.role not in _OPTIONAL or spec.role in actors:
+            continue
+        try:
+            actors[spec.role] = _make(config, spec, code)
+        except (StateError, ray.exceptions.RayError) as error:
+            log.warning("the fleet goes on without its %s: %s", spec.role, error)
 
 
 def _keeping(config: Config) -> dict[str, Any]:
@@ -287,32 +311,3 @@ def _end(actor: Any, role: str) -> None:
         except ray.exceptions.RayError as error:
             log.warning("%s did not close: %s", role, error)
     ray.kill(actor, no_restart=True)
-
-
-def _identified(actor: type, said: Mapping[str, Any]) -> type:
-    """The shell plus a method that says what it was made from, and in which process it runs.
-
-    Its process logs as JSON lines that name fleet, panel and role, from the constructor on.
-    """
-    fleet, panel = said["config"]["fleet"], said["config"]["panel"]["name"]
-
-    def start(self: Any, **given: Any) -> None:
-        logs.configure(fleet, panel, said["role"])
-        actor.__init__(self, **given)  # type: ignore[misc]
-
-    async def identity(self: Any) -> dict[str, Any]:
-        return {**said, "pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
-
-    made = {"__init__": start, "identity": identity, "__doc__": actor.__doc__}
-    return type(actor.__name__, (actor,), made)
-
-
-def _code() -> str:
-    """Of the code that the actors run; the HTTP side is Serve's to redeploy."""
-    digest = hashlib.sha256()
-    root = Path(__file__).resolve().parent.parent
-    for package in ("actors", "forecast", "train"):
-        for path in sorted((root / package).rglob("*.py")):
-            if path.parent.name != "http":
-                digest.update(path.read_bytes())
-    return digest.hexdigest()

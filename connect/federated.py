@@ -5,8 +5,10 @@ Every call waits out a busy or restarting aggregator, and may be made again.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
@@ -14,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connect.stream import Client
-from forecast.errors import Conflict, StateError
+from forecast.errors import ConfigError, Conflict, StateError
+from forecast.http.auth import is_loopback
 from forecast.tensors import MEDIA_TYPE, load
 
 _PREFIX = "/api/v1/federated"
@@ -23,6 +26,24 @@ _WRITE = {"X-Fleetcast": "1", "Content-Type": MEDIA_TYPE}
 
 class SiteClient(Client):
     """The calls of `fleetcast site`; see `Client`."""
+
+    @classmethod
+    def of_fleet(cls, aggregator: str, *, patience_s: float) -> Self:
+        """A fleet's own way to another process's aggregator.
+
+        FLEETCAST_FEDERATION_TOKEN holds the token: what a fleet's own programs are let in by is
+        sent to nobody else. FLEETCAST_CA_FILE names whom to trust. Raises ConfigError where the
+        token would be sent over a network without encryption.
+        """
+        token, where = os.environ.get("FLEETCAST_FEDERATION_TOKEN") or None, httpx.URL(aggregator)
+        if token is not None and where.scheme != "https" and not is_loopback(where.host):
+            raise ConfigError(
+                f"federated.home.aggregator = {aggregator!r}: a token goes over https only, or to "
+                "this machine"
+            )
+        named = os.environ.get("FLEETCAST_CA_FILE")
+        trusted = Path(named) if named else None
+        return cls(aggregator, token=token, ca_file=trusted, patience_s=patience_s)
 
     def current(self, site: str) -> Mapping[str, Any]:
         """The open round and the version, for one site."""

@@ -51,9 +51,10 @@ class Breaker:
             return "closed"
         return "half_open" if slot - self.opened >= rules.cooldown else "open"
 
-    def allows(self, slot: int, rules: BreakerRules) -> bool:
-        """Whether a training may start at a slot; half open it is the probe."""
-        return self.state(slot, rules) != "open"
+    def allows(self, slot: int, rules: BreakerRules, *, probe: bool = True) -> bool:
+        """Whether a training may start at a slot; half open it is the probe, if it can be one."""
+        state = self.state(slot, rules)
+        return state == "closed" or (state == "half_open" and probe)
 
     def failed(self, slot: int, rules: BreakerRules) -> Breaker:
         """After a failure at a slot. A failed probe opens it for another cool-down.

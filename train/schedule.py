@@ -46,7 +46,7 @@ class Schedule:
         confirmed drift, waits neither for its turn nor for quiet hours; where there are no updates
         it is a retrain.
         """
-        quiet = self._quiet(slot, learned)
+        quiet = self.quiet(slot, learned)
         every = self.retrain_every
         if quiet and every and last_full is not None and slot - last_full >= every:
             return "retrain"
@@ -67,7 +67,8 @@ class Schedule:
         day = slot * self.step_seconds // DAY_SECONDS
         return day * DAY_SECONDS // self.step_seconds - 1
 
-    def _quiet(self, slot: int, learned: Hours | None) -> bool:
+    def quiet(self, slot: int, learned: Hours | None = None) -> bool:
+        """Whether a training may start at a slot by the hours; `learned` as in `due`."""
         hours = learned if self.hours == "learned" else self.hours
         if hours is None:
             return True

@@ -75,10 +75,13 @@ class CurrentAnswer(Answer):
 
     round: int
     version: int
+    digest: str | None
+    """Of the version's vector: a restored aggregator may give its number to another one."""
     schema_hash: str
     codec: str
     rate: float
     candidate: int | None
+    candidate_digest: str | None
     scored: bool
     sent: int
     keep_previous: bool

@@ -9,7 +9,9 @@ from starlette.testclient import TestClient
 
 from actors.federated_alone import AloneService
 from actors.federation import FederationActor, begin
-from actors.site import SiteAtWork, Slots
+from actors.site import SiteAtWork
+from actors.site_models import SiteModels
+from actors.site_slots import Slots
 from connect.federated import SiteClient
 from forecast.http.auth import Guard
 from forecast.http.federated_app import make_federated_app
@@ -17,7 +19,7 @@ from tests.forecast.crash_disk import QuickDisk
 from tests.train.federated.site_scene import AS_OF, OWN, SCHEMA, SHARED, Windows
 from tests.train.windows_scene import spec
 from train.federated.federation import FederationRules
-from train.federated.frame import GlobalModel, SiteSettings
+from train.federated.frame import SiteSettings
 from train.federated.settings import AggregatorSettings
 from train.federated.site import Site
 from train.federated.verdict import VerdictRules
@@ -103,7 +105,7 @@ def plain_site(name: str, seed: int = 0, source=None) -> Site:
 
 def at_work(folder: Path, name: str, asked, *, rounds: int = 2, seed: int = 0, **given):
     """A site that learns at so many slots, its state in the folder."""
-    models: dict[int, GlobalModel] = {}
+    models = SiteModels()
     return SiteAtWork(
         plain_site(name, seed, given.pop("source", None)),
         asked,

@@ -5,8 +5,10 @@ Over the stand-ins of `test_learning`, and a site that offers what it is told to
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -82,7 +84,7 @@ async def test_a_version_that_answers_at_home_goes_through_the_gate_into_the_reg
     [due] = await scene.to(1001)
     assert due == Pending("federated", "federated-1001", 1001, 1002, None, None, 6, 4)
     assert scene.home.asked == ["offer"]  # its number is kept before it is fetched
-    await scene.to(1002)
+    await scene.to(1003)
     assert scene.home.asked == ["offer", "offered"]
     assert given == [(b"weights of 4", 6, 3, False)]
     [(verdict, version, record)] = scene.registry.verdicts
@@ -102,7 +104,7 @@ async def test_what_is_registered_names_the_update_beside_what_the_site_wrote(sc
 
     scene.registry.register = register
     await judge_as(scene, GOOD)
-    await scene.to(1002)
+    await scene.to(1003)
     [lineage] = kept
     assert (lineage["kind"], lineage["update_id"]) == ("federated", "federated-1001")
     assert lineage["federated"]["round"] == 14
@@ -180,8 +182,9 @@ async def test_a_step_done_again_takes_what_was_kept_although_the_site_went_on(s
     given = await judge_as(scene, GOOD)
     kept = StateFile(tmp_path / "state.json")
     [_] = await scene.to(1001)
-    kept.save(scene.state)
     scene.home.has(5)
+    await scene.to(1002)
+    kept.save(scene.state)
     promoted = []
 
     async def dies(version, **record):
@@ -190,7 +193,7 @@ async def test_a_step_done_again_takes_what_was_kept_although_the_site_went_on(s
 
     working, scene.registry.promote = scene.registry.promote, dies
     with pytest.raises(Dying):
-        await scene.to(1002)
+        await scene.to(1003)
     again = _Scene(tmp_path)
     again.learning._home = scene.home
     again.trainer, again.registry = scene.trainer, scene.registry
@@ -199,11 +202,13 @@ async def test_a_step_done_again_takes_what_was_kept_although_the_site_went_on(s
     scene.registry.promote = working
     again.state = kept.load()
     assert again.state == scene.state
-    await again.to(1002)
+    await again.to(1004)  # fetched anew, which no step waits for
     assert [weights for weights, *_ in given] == [b"weights of 4"] * 2
-    [(_, _, record)] = scene.registry.verdicts
-    assert record == promoted[0]
-    due = await again.to(1003)
+    [(_, version, record)] = scene.registry.verdicts
+    assert version == 9
+    assert record["update_id"] == promoted[0]["update_id"]
+    assert record["report"]["training"] == promoted[0]["report"]["training"]
+    due = await again.to(1005)
     assert [p.global_version for p in due] == [5]
 
 
@@ -220,11 +225,104 @@ async def test_a_step_done_again_before_it_was_kept_may_take_a_newer_one(scene):
 async def test_a_version_that_the_site_has_no_more_is_skipped_and_no_failure(scene):
     [_] = await scene.to(1001)
     scene.home.offers._kept = {}
-    await scene.to(1002)
+    await scene.to(1003)
     [(kind, told)] = scene.registry.notes
-    assert kind == "update_skipped"
+    assert kind == "federated_skipped"
     assert "global version 4 no more" in told["detail"]["reason"]
     assert (scene.state.pending, scene.learning.last_failure) == (None, None)
+
+
+@pytest.mark.parametrize("away", ["taken out of the config", "dead", "answers nonsense"])
+async def test_a_site_that_is_gone_while_its_version_is_pending_stops_nobody(scene, away):
+    [_] = await scene.to(1001)
+    if away == "dead":
+        scene.home.silent = True
+    elif away == "answers nonsense":
+        scene.home.offers._kept["offered"] = Offer(4, 990, None)
+    else:
+        scene.learning._home = None
+    await scene.to(1003)
+    assert (scene.state.pending, scene.learning.outcome) == (None, None)
+    [(kind, told)] = scene.registry.notes
+    assert kind == "federated_skipped"
+    assert "global version 4" in told["detail"]["reason"]
+    scene.learning._home = None
+    due = await scene.to(1026)
+    assert [(p.kind, p.asked_slot) for p in due] == [("update", 1024)]
+
+
+async def test_a_site_that_hangs_holds_up_no_step_also_where_late_trainings_are_waited_for(scene):
+    given, go = await judge_as(scene, GOOD), asyncio.Event()
+    assert scene.settings.when_late == "wait"
+    ask = scene.home.ask
+
+    async def hangs(role, method, version, *, timeout_s):
+        if method == "offered":
+            await go.wait()
+        return await ask(role, method, version, timeout_s=timeout_s)
+
+    scene.home.ask = hangs
+    await scene.to(1006)
+    assert (scene.state.pending.update_id, given) == ("federated-1001", [])
+    go.set()
+    await scene.learning.training
+    await scene.to(1007)
+    assert (scene.state.pending, len(given)) == (None, 1)
+
+
+@pytest.mark.parametrize(
+    "evidence", [GOOD, WORSE, Evidence(losses=None, fault="its weights are not finite")]
+)
+async def test_how_it_ends_is_nothing_that_the_breaker_counts(scene, evidence):
+    await judge_as(scene, evidence)
+    scene.learning.last_failure = "update-990 failed: out of luck"
+    await scene.to(1003)
+    assert len(scene.registry.verdicts) == 1
+    assert scene.learning.outcome is None
+    assert scene.learning.last_failure == "update-990 failed: out of luck"
+    scene.state = dataclasses.replace(scene.state, pending=_pending())
+    report = {"fault": "its weights are not finite"}
+
+    async def verdict(update_id):
+        return SimpleNamespace(report=report)
+
+    scene.registry.verdict = verdict  # the step was cut short after it
+    await scene.to(1004)
+    assert (scene.state.pending, scene.learning.outcome) == (None, None)
+
+
+async def test_it_is_no_probe_of_a_half_open_breaker(scene):
+    await judge_as(scene, GOOD)
+    rules = scene.settings.breaker
+    opened = Breaker(opened=1000 - rules.cooldown)
+    assert opened.state(1001, rules) == "half_open"
+    scene.state = dataclasses.replace(scene.state, breaker=opened)
+    assert [p.kind for p in await scene.to(1030)] == ["update"]
+
+
+async def test_where_nothing_serves_when_it_concludes_it_is_no_first_model(scene):
+    given = await judge_as(scene, GOOD)
+    await scene.to(1001)
+    scene.members.champion, scene.members.complete = None, False
+    await scene.to(1003)
+    assert (given, scene.registry.verdicts, scene.state.pending) == ([], [], None)
+    [(kind, told)] = scene.registry.notes
+    assert kind == "federated_skipped"
+    assert "nothing serves" in told["detail"]["reason"]
+
+
+async def test_it_waits_for_the_hours_that_the_config_names(tmp_path):
+    # Slot 1152 begins at midnight; updates are due at 1211 and 1235, see `test_learning`.
+    made = _Scene(tmp_path, update_window="05:00-08:00")
+    made.home = made.learning._home = _Home(tmp_path / "home")
+    made.home.has(4)
+    await judge_as(made, GOOD)
+    due = await made.to(1300)
+    assert [p.asked_slot for p in due if p.kind == "federated"] == [1213]
+
+
+def _pending() -> Pending:
+    return Pending("federated", "federated-1001", 1001, 1002, None, None, 6, 4)
 
 
 async def test_a_site_that_does_not_answer_is_asked_again_an_hour_later(scene, caplog):

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from actors.home_site import HomeSite
-from actors.site import OpenSlots
 from forecast.errors import StateError
+from forecast.packing import pack, unpack
 from tests.actors.federation_scene import FRAME, actor, centre, http
 from tests.forecast.crash_disk import QuickDisk
 from tests.train.federated.site_scene import AS_OF, OWN, SHARED, Windows
@@ -34,12 +34,12 @@ class Buffer(Windows):
         return self.names
 
 
-def home(folder, asked, source, *, per_server=False, disk=None) -> HomeSite:
+def home(folder, asked, source, *, per_server=False, every=EVERY, disk=None) -> HomeSite:
     """Whose state is in the folder."""
     return HomeSite(
         name="north",
         per_server=per_server,
-        every=EVERY,
+        every=every,
         needs=NEEDS,
         frame=FRAME,
         recipes=RECIPES,
@@ -81,11 +81,6 @@ def test_it_waits_for_enough_history_and_then_learns_each_time_a_slot_of_its_own
     source.closed = AS_OF + EVERY
     until_still(one)
     assert (one.told["updates"], one.told["version"]) == (2, 2)
-
-
-def test_of_slots_that_were_missed_it_learns_at_the_last_one():
-    slots = OpenSlots(100, 24, lambda: 175)
-    assert [slots.next(slot) for slot in (100, 124, 172, 196)] == [172, 172, 172, None]
 
 
 def test_what_answers_is_offered_as_the_sites_own_form_with_round_and_sites(tmp_path, alone):
@@ -163,6 +158,33 @@ def test_a_state_of_another_schema_is_told_with_the_way_to_begin_anew(tmp_path, 
     assert "to begin anew, remove it" in again.told["failure"]
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_with_another_period_it_claims_to_know_nothing_that_is_not_closed(tmp_path, alone, told):
+    source = Buffer()
+    until_still(home(tmp_path, centre(http(alone)), source))
+    if not told:  # as a state of before: it does not say what was known
+        path = tmp_path / "home" / "north.state"
+        header, arrays = unpack("site-at-work", path.read_bytes())
+        assert header.pop("known") == AS_OF
+        path.write_bytes(pack("site-at-work", {**header, "slot": AS_OF + EVERY}, arrays))
+    source.closed = AS_OF + 2
+    again = home(tmp_path, centre(http(alone)), source, every=12)
+    until_still(again)
+    known = AS_OF if told else AS_OF + 2
+    assert (again.told["slot"], again.told["waits_for"]) == (known, f"slot {AS_OF + EVERY}")
+
+
+def test_after_a_restart_the_sites_of_all_servers_hold_one_vector(tmp_path):
+    one = actor(tmp_path, updates=2, quorum=2, gated=False)
+    asked = centre(http(one))
+    until_still(home(tmp_path, asked, Buffer(), per_server=True))
+    again = home(tmp_path, asked, Buffer(), per_server=True)
+    until_still(again)
+    first, second = again._works.values()
+    assert first.site.base.version == 1
+    assert first.site.base is second.site.base
+
+
 class Cut:
     """A way to the aggregator that is cut."""
 
@@ -228,3 +250,49 @@ def test_one_that_is_refused_does_not_hold_up_the_others(tmp_path):
     until_still(made)
     assert made.told["updates"] == 1
     assert "unauthorised" in made.told["failure"]
+
+
+def failing(made, *names):
+    """The aggregator's line breaks for these sites; whom it was asked for."""
+    real, asked = made._centre, []
+
+    class Failing:
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+        def current(self, site):
+            asked.append(site)
+            if site in names:
+                raise OSError("no answer")
+            return real.current(site)
+
+    made._centre = Failing()
+    return asked
+
+
+def test_one_that_fails_takes_no_turn_of_those_after_it_and_a_retired_one_is_told_no_more(tmp_path):
+    one, source = actor(tmp_path, updates=1, quorum=1, gated=False), Buffer()
+    made = home(tmp_path, centre(http(one)), source, per_server=True)
+    failing(made, "north.web-01")
+    for _ in range(3):
+        assert made.turn()
+    assert (made.told["updates"], made.told["offered"]) == (1, 1)
+    assert made.told["failure"] == "OSError: no answer"
+    with pytest.raises(OSError, match="no answer"):  # nobody has anything to do
+        made.turn()
+    source.names = ("db-01",)
+    assert not made.turn()
+    assert made.told["failure"] is None
+
+
+def test_where_three_in_a_row_fail_the_turn_is_broken_off_and_the_next_begins_with_the_rest(
+    tmp_path,
+):
+    one, source = actor(tmp_path), Buffer(servers=tuple("abcde"))
+    made = home(tmp_path, centre(http(one)), source, per_server=True)
+    asked = failing(made, *(f"north.{name}" for name in "abcd"))
+    with pytest.raises(OSError, match="no answer"):
+        made.turn()
+    assert [name[-1] for name in asked] == list("abc")
+    assert made.turn()  # e took a version
+    assert [name[-1] for name in asked[3:]] == list("deabc")

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from actors.site_curve import Curve
+from actors.site_models import SiteModels
+from actors.site_slots import Slots
 from forecast.errors import StateError
 from forecast.packing import pack, unpack
 from forecast.tensors import load
@@ -197,7 +199,7 @@ def test_a_site_of_another_network_is_told_so_and_stops(tmp_path):
 
 def test_many_sites_of_a_process_hold_one_vector(tmp_path):
     one = actor(tmp_path)
-    wire, models = Wire(http(one)), {}
+    wire, models = Wire(http(one)), SiteModels()
     works = [at_work(tmp_path, f"dc.{n}", centre(wire), models=models) for n in range(5)]
     for work in works:
         assert work.advance() == "took"
@@ -267,6 +269,66 @@ def test_an_update_goes_to_the_round_that_is_open_when_it_is_sent(tmp_path):
     work._save()
     work = at_work(tmp_path, "a", centre(client))
     assert [work.advance(), work.updates] == ["sent", 1]
+
+
+class Older:
+    """An aggregator that does not tell digests."""
+
+    def __init__(self, centre) -> None:
+        self._centre = centre
+
+    def __getattr__(self, name):
+        return getattr(self._centre, name)
+
+    def current(self, site):
+        told = self._centre.current(site)
+        return {key: value for key, value in told.items() if not key.endswith("digest")}
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_where_the_aggregator_began_anew_a_site_takes_what_it_is_told(tmp_path, tells, caplog):
+    given = {"updates": 1, "quorum": 1, "gated": False}
+    first = centre(http(actor(tmp_path / "first", **given)))
+    work = at_work(tmp_path, "a", first if tells else Older(first), rounds=3)
+    until_done([work])
+    assert work.site.base.version == 3
+    anew = actor(tmp_path / "second", **given)
+    asked = centre(http(anew))
+    work._centre = asked if tells else Older(asked)
+    work._slots = Slots(AS_OF, EVERY, AS_OF + 4 * EVERY)
+    assert work.advance() == "took"
+    assert (work.site.base.version, work.site.serving.version) == (0, 0)
+    assert (work.site.base.vector == anew._aggregator.shared()).all()
+    until_done([work])
+    assert work.site.base.version == 2
+    assert (work.site.base.vector == anew._aggregator.shared()).all()
+    assert caplog.text.count("the aggregator began anew, at version 0") == 1
+
+
+def test_a_number_that_is_given_to_another_vector_is_taken_again(tmp_path):
+    given = {"updates": 1, "quorum": 1, "gated": False}
+    others = [actor(tmp_path / name, **given) for name in "xy"]
+    for turn, one in enumerate(others):
+        until_done([at_work(tmp_path / f"{turn}", "b", centre(http(one)), rounds=1, seed=turn)])
+    work = at_work(tmp_path, "a", centre(http(others[0])), rounds=0)
+    until_done([work])
+    assert work.site.base.version == 1
+    work = at_work(tmp_path, "a", centre(http(others[1])), rounds=0)
+    assert (work.advance(), work.advance()) == ("took", "done")
+    assert (work.site.base.vector == others[1]._aggregator.shared()).all()
+
+
+def test_an_update_that_the_round_takes_no_more_is_sent_again_in_the_next_one(tmp_path):
+    one = actor(tmp_path, per_site=1, updates=2)
+    wire = Wire(http(one))
+    work = at_work(tmp_path, "a", centre(wire), rounds=2)
+    assert [work.advance(), work.advance()] == ["took", "sent"]
+    work._held = lambda now: False  # it learned the next one before it knew what was sent
+    sent = len(wire.sent)
+    assert [work.advance() for _ in range(4)] == ["waits"] * 4
+    assert work.waits_for == "the end of round 0"
+    puts = [request.method for request in wire.sent[sent:]]
+    assert puts.count("PUT") == 1
 
 
 def test_a_curve_has_both_ways_by_version_and_goes_on_after_a_restart(tmp_path):

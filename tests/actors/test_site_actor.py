@@ -18,7 +18,7 @@ from actors.local import LocalFleet, LocalHandle
 from actors.session import Session
 from actors.site_actor import SiteActor
 from connect.stream import Client
-from forecast.errors import ConfigError, StateError
+from forecast.errors import ConfigError, NothingNew
 from serve_app import build
 from tests.actors.scenario import blocks, small_config, small_replay
 from tests.actors.test_site_lines import Asking
@@ -121,29 +121,42 @@ async def test_an_aggregator_that_is_away_is_a_log_line_and_a_retry(tmp_path, ca
     await here.close()
 
 
-async def test_a_remote_aggregator_is_asked_with_the_token_of_the_environment(
-    tmp_path, monkeypatch, caplog
-):
-    monkeypatch.setenv("FLEETCAST_TOKEN", "secret")
+async def test_a_remote_aggregator_is_asked_with_a_token_of_its_own(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("FLEETCAST_FEDERATION_TOKEN", "secret")
     monkeypatch.setattr("actors.site_actor._PATIENCE_S", 0.0)
     url = f"http://127.0.0.1:{_free_port()}"  # where nobody listens
     here = _Here(configured(tmp_path, home={"aggregator": url}))
-    assert here.site._remote.token == "secret"
     for request_id, block in blocks(REPLAY, slots=0):
         await here.fleet.append(request_id, block)
     status = await here.until(lambda told: told["failure"])
+    assert here.site._remote.token == "secret"
     assert (status["aggregator"], status["failure"][:12]) == (url, "ConnectError")
     assert "secret" not in caplog.text
     await here.close()
 
 
-async def test_two_sites_on_one_folder_are_refused(tmp_path, monkeypatch):
+async def test_two_sites_on_one_folder_are_a_status_and_a_retry(tmp_path, monkeypatch):
     monkeypatch.setattr("actors.site_actor.HANDOVER_S", 0.0)
-    config = configured(tmp_path)
-    one = SiteActor(**federated_arguments.home(config), actors=Asking())
-    with pytest.raises(StateError, match="owned by 'fleet"):
-        SiteActor(**federated_arguments.home(config), actors=Asking())
-    await one.close()
+    monkeypatch.setattr("actors.site_actor._BACKOFF_S", (0.02,))
+    given = federated_arguments.home(configured(tmp_path))
+    one = SiteActor(**given, actors=Asking())
+    await one._begun.wait()
+    other = SiteActor(**given, actors=Asking())
+    async with asyncio.timeout(_DEADLINE_S):
+        while not (failure := (await other.status())["failure"]):
+            await asyncio.sleep(0.02)  # polls a condition with a deadline
+        assert "owned by 'fleet" in failure
+        assert await other.offer(None) is None
+        assert set(await other.status()) == set(await one.status())
+        await one.close()
+        await other._begun.wait()
+    with pytest.raises(NothingNew, match="but none"):
+        await other.offered(3)
+    await other.close()
+    again = SiteActor(**given, actors=Asking())
+    async with asyncio.timeout(_DEADLINE_S):
+        await again._begun.wait()  # the lock was let go
+    await again.close()
 
 
 def test_the_site_holds_out_what_the_gate_does_and_waits_for_the_history_of_a_base(tmp_path):

@@ -91,6 +91,31 @@ def test_what_keeps_state_stays_where_the_state_is(tmp_path, monkeypatch):
     assert options("any")[handles.BUFFER] == {}
 
 
+def test_a_site_that_cannot_be_made_is_told_of_and_stops_no_deploy(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    config = fleet(tmp_path, "a")
+    given = {"home": {"site": "north", "aggregator": "https://centre"}}
+    asked = type(config.federated).model_validate(given)
+    config = config.model_copy(update={"federated": asked})
+    planned, made, waited = topology.specs(config), [], []
+
+    def make(config, spec, code):
+        made.append(spec.role)
+        if spec.role == handles.SITE:
+            raise StateError("no room")
+        return spec.role
+
+    monkeypatch.setattr(topology, "_make", make)
+    monkeypatch.setattr(topology, "_wait", lambda actors: waited.extend(actors))
+    actors = {}
+    topology._make_needed(config, planned, actors, "code")
+    assert handles.SITE not in {*made, *waited, *actors}
+    topology._make_optional(config, planned, actors, "code")
+    assert made[-1] == handles.SITE
+    assert handles.SITE not in {*waited, *actors}
+    assert "the fleet goes on without its site: no room" in caplog.text
+
+
 class TestOnRay:
     pytestmark = on_ray
 

@@ -5,6 +5,7 @@ Nothing runs by itself: whoever asks or sends something turns the round when it 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ class Federation:
         """
         self.aggregator, self.rules, self.book = aggregator, rules, book
         self._size = aggregator.shared().size
+        self._digests: dict[int, str] = {}
         waits = aggregator.history.given if aggregator.history.pending else None
         if book.pending is not None and book.pending.version != waits:
             book.lost()
@@ -65,6 +67,7 @@ class Federation:
     def current(self, site: str) -> dict[str, Any]:
         """What a site needs to know now, as plain JSON values."""
         one, pending = self.aggregator, self.book.pending
+        candidate = None if pending is None else pending.version
         made = self.book.of_version(one.version) or {}
         return {
             "round": one.round,
@@ -72,7 +75,9 @@ class Federation:
             "schema_hash": one.schema_hash,
             "codec": self.rules.codec,
             "rate": self.rate(one.version),
-            "candidate": None if pending is None else pending.version,
+            "digest": self._digest(one.version),
+            "candidate": candidate,
+            "candidate_digest": None if candidate is None else self._digest(candidate),
             # Of who may not score nothing is waited for.
             "scored": pending is not None and (site in pending.scores or not self._may_score(site)),
             "sent": one.open.sites.get(site, 0),
@@ -103,6 +108,17 @@ class Federation:
             return self.aggregator.shared(role)
         found = self.aggregator.candidate(role)
         return found[1] if found is not None and found[0] == version else None
+
+    def _digest(self, version: int) -> str | None:
+        """Short, of a version's vector: one that is restored gives the same numbers to others.
+
+        Here a number is used once, so it is computed once.
+        """
+        if version not in self._digests and (vector := self.model(version)) is not None:
+            newest = list(self._digests.items())[-1:]
+            made = hashlib.sha256(vector.tobytes()).hexdigest()[:16]
+            self._digests = {**dict(newest), version: made}
+        return self._digests.get(version)
 
     def score(self, told: SiteScore) -> bool:
         """Take a site's score of the candidate; whether it was new.

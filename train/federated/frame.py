@@ -57,7 +57,7 @@ class Frame:
     """Names of the rows of each table of categories, in the order of `spec`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class GlobalModel:
     """A version of the shared parts; one for all sites of a process."""
 

@@ -14,7 +14,7 @@ the site holds decides it; an update's number is its slot.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -208,8 +208,13 @@ class Site:
         arrays |= {f"vector.{name}": one.vector for name, one in versions.items() if one}
         return pack(_KIND, header, arrays)
 
-    def restore(self, data: bytes) -> None:
-        """Go on from what `pack` wrote; raises StateError when it is damaged or another site's."""
+    def restore(
+        self, data: bytes, *, shared: Callable[[GlobalModel], GlobalModel] = lambda one: one
+    ) -> None:
+        """Go on from what `pack` wrote; raises StateError when it is damaged or another site's.
+
+        `shared` gives what other sites of the process hold of an equal version.
+        """
         header, arrays = unpack(_KIND, data)
         wanted = (_FORMAT, self.name, self.frame.layout.schema_hash)
         if (got := tuple(header.get(key) for key in ("format", "site", "schema_hash"))) != wanted:
@@ -220,7 +225,9 @@ class Site:
             return {key.removeprefix(prefix): array.copy() for key, array in found.items()}
 
         vectors, versions = under("vector."), header["versions"]
-        made = {name: GlobalModel(versions[name], vector) for name, vector in vectors.items()}
+        made = {
+            name: shared(GlobalModel(versions[name], vector)) for name, vector in vectors.items()
+        }
         self._base, self._serving = made.get("base"), made.get("serving")
         if self._base and self._serving and self._base.version == self._serving.version:
             self._serving = self._base

@@ -49,6 +49,24 @@ def test_a_round_ends_when_it_is_full_and_its_candidate_when_all_have_scored():
     assert (one.aggregator.version, one.current("a")["candidate"]) == (1, None)
 
 
+def test_a_version_and_its_candidate_are_told_with_digests_that_are_their_vectors():
+    one, other = federation(), federation()
+    fresh = one.current("a")
+    assert fresh["digest"] == other.current("a")["digest"]
+    assert fresh["candidate_digest"] is None
+    for each, value in ((one, 1.0), (other, 2.0)):
+        send(each, "a", 0, value)
+        send(each, "b", 0, value)
+        each.turn(0.0)
+    told, else_told = one.current("a"), other.current("a")
+    assert told["digest"] == fresh["digest"]
+    assert told["candidate_digest"] != else_told["candidate_digest"]
+    for site in "ab":
+        one.score(score(site, 1))
+    one.turn(0.0)
+    assert one.current("a")["digest"] == told["candidate_digest"]
+
+
 def test_without_all_scores_the_deadline_decides():
     one = federation()
     send(one, "a", 0, 1.0)

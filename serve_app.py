@@ -134,17 +134,20 @@ class Bootstrap:
 
         logs.configure(config.fleet, config.panel.name, "bootstrap")
         self._fleet, self._panel = config.fleet, config.panel.name
-        self._roles = handles.roles_of(config)
+        self._needed = [one for one in handles.roles_of(config) if one not in handles.OPTIONAL]
+        self._make_optional = partial(topology.ensure_optional, config)
         topology.ensure(config)
 
     def check_health(self) -> None:
         """Fail when an actor is gone for good: Serve then starts another Bootstrap, which makes it.
 
-        Ray restarts an actor whose process died, but not one whose constructor failed.
+        Ray restarts an actor whose process died, but not one whose constructor failed. One that the
+        fleet does without is made again here, and fails nothing.
         """
-        gone = [role for role in self._roles if not handles.find(self._fleet, self._panel, role)]
+        gone = [role for role in self._needed if not handles.find(self._fleet, self._panel, role)]
         if gone:
             raise StateError(f"the {gone[0]} is gone")
+        self._make_optional()
 
 
 class Ingest:

@@ -26,6 +26,8 @@ _TIMEOUT_S = 15.0
 ROLES = (REGISTRY, BUFFER, LEDGER, TRAINER, CONTROLLER)
 """What every fleet has; `federated` adds the others."""
 FEDERATED = (AGGREGATOR, SITE)
+OPTIONAL = (SITE,)
+"""What a fleet does without, when it cannot be had."""
 
 
 def roles_of(config: Config) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ import ray.exceptions
 from actors import arguments, federated_arguments, handles
 from actors.buffer import BufferActor
 from actors.federation import FederationActor
-from actors.identity import code_digest, identified
+from actors.identity import Running, code_digest, digest_of, identified, running_of
 from actors.ledger import LedgerActor
 from actors.loop import ControllerActor
 from actors.registry import RegistryActor
@@ -35,10 +35,7 @@ from forecast.errors import StateError
 log = logging.getLogger("fleetcast.topology")
 
 _START_S = 180
-_ANSWER_S = 60
 _CLOSE_S = 30
-_OPTIONAL = (handles.SITE,)
-"""What a fleet does without: made last, and not waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +103,14 @@ def ensure(
     """
     code = code_digest()
     planned = specs(config, trainer=trainer)
-    running = {role: _running(config, role) for role in (*handles.ROLES, *handles.FEDERATED)}
+    running = {role: running_of(config, role) for role in (*handles.ROLES, *handles.FEDERATED)}
     wanted = {spec.role: spec.digest(code) for spec in planned}
     # One that is not there counts too: whoever holds handles to the one before must let go of them.
-    anew = [role for role, digest in wanted.items() if _digest(running[role]) != digest]
+    anew = [role for role, digest in wanted.items() if digest_of(running[role]) != digest]
     actors = {role: found.actor for role, found in running.items() if found is not None}
     last = _controller(config, {}).digest(code)  # handles are no part of it
     if running[handles.CONTROLLER] is not None and (
-        set(anew) & set(handles.ROLES) or _digest(running[handles.CONTROLLER]) != last
+        set(anew) & set(handles.ROLES) or digest_of(running[handles.CONTROLLER]) != last
     ):
         _end(actors.pop(handles.CONTROLLER), handles.CONTROLLER)
         anew.append(handles.CONTROLLER)
@@ -124,12 +121,12 @@ def ensure(
             log.info("the %s runs with another configuration or code; made anew", spec.role)
             _end(actors.pop(spec.role), spec.role)
     _make_needed(config, planned, actors, code)
+    _make_optional(config, planned, actors, code)
     if handles.CONTROLLER not in actors:
         held = [role for role in handles.ROLES if role != handles.CONTROLLER]
         controller = _controller(config, {role: actors[role] for role in held})
         actors[handles.CONTROLLER] = _make(config, controller, code)
         _wait({handles.CONTROLLER: actors[handles.CONTROLLER]})
-    _make_optional(config, planned, actors, code)
     registry, told = actors[handles.REGISTRY], leaves(config.model_dump(mode="json"))
     ray.get(registry.configured.remote(told, who), timeout=_START_S)
     replaced = [role for role in anew if running[role] is not None]
@@ -138,13 +135,22 @@ def ensure(
     return actors
 
 
+def ensure_optional(config: Config) -> None:
+    """Make what the fleet does without and that is not there; nobody waits, a failure is told."""
+    wanted = [role for role in handles.roles_of(config) if role in handles.OPTIONAL]
+    found = {role: handles.find(config.fleet, config.panel.name, role) for role in wanted}
+    if None in found.values():
+        actors = {role: actor for role, actor in found.items() if actor is not None}
+        _make_optional(config, list(specs(config)), actors, code_digest())
+
+
 def ensure_registry(config: Config) -> Any:
     """The registry alone, for a job that registers a version before the fleet is deployed.
 
     One that is there is taken as it is: a job never changes what serves. Raises StateError when it
     cannot start.
     """
-    found = _running(config, handles.REGISTRY)
+    found = running_of(config, handles.REGISTRY)
     if found is not None:
         return found.actor
     registry = next(spec for spec in specs(config) if spec.role == handles.REGISTRY)
@@ -157,31 +163,6 @@ def stop(config: Config) -> None:
     """End this fleet's actors, the controller first; nothing else of the cluster is touched."""
     for role in reversed((*handles.ROLES, *handles.FEDERATED)):
         _end_if_there(config, role)
-
-
-@dataclass(frozen=True, slots=True)
-class _Running:
-    """An actor that is there, and what it says of itself."""
-
-    actor: Any
-    said: Mapping[str, Any]
-
-
-def _running(config: Config, role: str) -> _Running | None:
-    actor = handles.find(config.fleet, config.panel.name, role)
-    if actor is None:
-        return None
-    try:
-        return _Running(actor, ray.get(actor.identity.remote(), timeout=_ANSWER_S))
-    except ray.exceptions.GetTimeoutError:
-        # It hangs, or waits for resources that never come: whatever it is, another must replace it.
-        return _Running(actor, {"digest": None, "code": None, "config": None})
-    except ray.exceptions.RayActorError:
-        return None  # it died while it started, for good: its name is free
-
-
-def _digest(running: _Running | None) -> str | None:
-    return None if running is None else running.said["digest"]
 
 
 def _controller(config: Config, actors: Mapping[str, Any]) -> ActorSpec:
@@ -223,13 +204,13 @@ def _make_needed(
 ) -> None:
     """Make those that are not there among `actors`, and wait until each answers."""
     for spec in planned:
-        if spec.role in _OPTIONAL:
+        if spec.role in handles.OPTIONAL:
             continue
         if spec.role not in actors:
             actors[spec.role] = _make(config, spec, code)
         if spec.role == handles.REGISTRY:
             _wait({spec.role: actors[spec.role]})  # it takes the lock that the others rely on
-    _wait({role: actor for role, actor in actors.items() if role not in _OPTIONAL})
+    _wait({role: actor for role, actor in actors.items() if role not in handles.OPTIONAL})
 
 
 def _make_optional(
@@ -237,7 +218,7 @@ def _make_optional(
 ) -> None:
     """The same of those that the fleet does without: nobody waits, and one that fails is told."""
     for spec in planned:
-        if spec.role not in _OPTIONAL or spec.role in actors:
+        if spec.role not in handles.OPTIONAL or spec.role in actors:
             continue
         try:
             actors[spec.role] = _make(config, spec, code)
@@ -258,7 +239,7 @@ def _keeping(config: Config) -> dict[str, Any]:
 def _audit(
     config: Config,
     registry: Any,
-    running: Mapping[str, _Running | None],
+    running: Mapping[str, Running | None],
     replaced: Sequence[str],
     code: str,
     who: str,

@@ -75,20 +75,20 @@ class CurrentAnswer(Answer):
 
     round: int
     version: int
-    digest: str | None
+    digest: str | None = None
     """Of the version's vector: a restored aggregator may give its number to another one."""
     schema_hash: str
     codec: str
     rate: float
     candidate: int | None
-    candidate_digest: str | None
+    candidate_digest: str | None = None
     scored: bool
     sent: int
     keep_previous: bool
     quarantined: bool
-    made_in: int | None
+    made_in: int | None = None
     """The round that made the version; null: fresh weights, or longer ago than is kept."""
-    made_of: list[str]
+    made_of: tuple[str, ...] = ()
     """The sites whose updates made it; at most a hundred are named."""
 
 

@@ -115,6 +115,14 @@ def test_a_site_that_cannot_be_made_is_told_of_and_stops_no_deploy(tmp_path, mon
     assert handles.SITE not in {*waited, *actors}
     assert "the fleet goes on without its site: no room" in caplog.text
 
+    there = {handles.SITE: "dead"}  # a health check later: it is made again when it is gone
+    monkeypatch.setattr(handles, "find", lambda fleet, panel, role: there.get(role))
+    topology.ensure_optional(config)
+    assert made.count(handles.SITE) == 1
+    there.clear()
+    topology.ensure_optional(config)
+    assert made.count(handles.SITE) == 2
+
 
 class TestOnRay:
     pytestmark = on_ray

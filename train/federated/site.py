@@ -95,8 +95,12 @@ class Site:
         """
         self._refuse(accepted)
         self._base = accepted
-        if self._serving is None or not keep_previous:
+        before = self._serving
+        if before is None or not keep_previous:
             self._serving = accepted
+            if before is None or not np.array_equal(before.vector, accepted.vector):
+                # An aggregator that was restored may give a number to another vector.
+                self._corrects = None
 
     def learn(self, as_of: int, *, seed: int, rate: float = 1.0) -> tuple[UpdateMeta, FloatArray]:
         """Learn from what was known at a slot: an update and its delta of the shared parts.

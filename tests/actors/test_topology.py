@@ -9,7 +9,7 @@ import sys
 import pytest
 import ray
 
-from actors import handles, topology
+from actors import handles, identity, topology
 from actors.trainer import TrainerActor
 from forecast.audit import AuditLog
 from forecast.errors import StateError
@@ -168,7 +168,7 @@ class TestOnRay:
             update={"trainer": good.trainer.model_copy(update={"device": "gpu"})}
         )
         monkeypatch.setattr(topology, "_START_S", 10)
-        monkeypatch.setattr(topology, "_ANSWER_S", 6)
+        monkeypatch.setattr(identity, "_ANSWER_S", 6)
         with pytest.raises(StateError, match="the trainer did not start in 10 s"):
             started(wanting)
         monkeypatch.setattr(topology, "_START_S", 180)

@@ -14,7 +14,6 @@ restlessness. Tables have rows for S servers and a last one for whoever they do 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -22,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from forecast.baselines import MIN_RESIDUALS, clipped, newest, sorted_quantile
-from forecast.changes import Changes, spaced
+from forecast.baselines import clipped
+from forecast.changes import Changes, changes_of
 from forecast.packing import pack_fields, unpack_fields
 from forecast.places import places
 from forecast.restless import signs_of
@@ -43,9 +42,6 @@ MOST_WINDOWS = 24_000
 LEAST_STRIDE = 7
 """Slots between the origins of a server's examples at least: nearer ones say much the same."""
 
-_PAIRS = 4096
-"""About so many of a server's changes say how large they are; more would change nothing."""
-_KEPT = 0.99
 _FLOOR = 0.1
 """Errors are never taken for smaller than this share of their usual size."""
 
@@ -108,57 +104,31 @@ def least_squares(
             f"{raw.horizon} slots are not the tables' {tables.context} and {tables.horizon}"
         )
     rows = places(raw.servers, tables.servers)
-    columns = [raw.metrics.index(target) for target in targets]
-    last_NT = newest(raw, columns)
+    kept = [tables.targets.index(target) for target in targets]
+    read = changes_of(
+        raw,
+        targets,
+        rows,
+        units_ST=tables.unit[:, kept],
+        logs=[tables.logs[place] for place in kept],
+        horizon=tables.horizon,
+    )
     found = np.empty((len(raw), raw.horizon, len(targets), len(tables.levels)), np.float32)
-    for at, (target, column) in enumerate(zip(targets, columns, strict=True)):
-        found[:, :, at] = _forecast(
-            raw, tables, tables.targets.index(target), column, last_NT[:, at], rows
-        )
+    for at, (place, one) in enumerate(zip(kept, read, strict=True)):
+        found[:, :, at] = _forecast(one, tables, place, rows)
     return clipped(found, lower, upper)
 
 
 def _forecast(
-    raw: RawWindows,
-    tables: LeastSquaresTables,
-    place: int,
-    column: int,
-    newest_N: Float32Array,
-    rows: IntArray,
+    read: Changes, tables: LeastSquaresTables, place: int, rows: IntArray
 ) -> Float32Array:
     """Quantiles [N, H, Q] of one target in natural units."""
-    length = raw.context
-    unit = units_of(raw, column, tables.unit[:, place], rows, tables.horizon, tables.logs[place])
-    changes = Changes.of(
-        raw,
-        column,
-        newest_N,
-        log=tables.logs[place],
-        unit_N=unit,
-        horizon=tables.horizon,
-    )
-    inputs = changes.inputs()
-    signs = signs_of(inputs, length, tables.horizon)
+    inputs = read.inputs()
+    signs = signs_of(inputs, tables.context, tables.horizon)
     row = rows if len(tables.weights) > 1 else np.zeros(len(rows), np.int64)
     point = _product(inputs, tables.weights[:, place], row)
     scale = expected(_product(signs, tables.scales[:, place], row), tables.usual[rows, place])
-    return changes.natural(point[..., None] + scale[..., None] * tables.quantiles[rows, place])
-
-
-def units_of(
-    raw: RawWindows, column: int, known_S: Float32Array, rows: IntArray, horizon: int, log: bool
-) -> Float32Array:
-    """Units [N]: of each window's server, and of whoever has no row (-1) from its window alone.
-
-    Where that says too little it is the fleet's, the last of `known_S` [S+1].
-    """
-    unit = known_S[rows]
-    new = rows < 0
-    if not new.any():
-        return unit
-    change, pairs = usual_change(spaced(raw.values[:, : raw.context, column], log), horizon)
-    own: Float32Array = np.where(new & (pairs >= MIN_RESIDUALS) & (change > 0), change, unit)
-    return own
+    return read.natural(point[..., None] + scale[..., None] * tables.quantiles[rows, place])
 
 
 def expected(sizes: Float32Array, usual: Float32Array) -> Float32Array:
@@ -174,20 +144,3 @@ def _product(given_NP: Float32Array, weights: Float32Array, rows: IntArray) -> F
         return together
     found: Float32Array = (given_NP[:, None] @ weights[rows])[:, 0]
     return found
-
-
-def usual_change(values: Float32Array, horizon: int) -> tuple[Float32Array, IntArray]:
-    """Mean change over half a horizon [N] of windows [N, ..., L], and of how many pairs.
-
-    Without the largest hundredth: one absurd value would make a unit in which all else is nothing.
-    """
-    lag = max(1, min(horizon // 2, values.shape[-1] - 1))
-    with np.errstate(over="ignore"):
-        change = np.abs(values[..., lag:] - values[..., :-lag])
-    count = math.prod(change.shape[1:])
-    change = change.reshape(len(values), count)[:, :: max(1, count // _PAIRS)]
-    most = sorted_quantile(change, np.array([_KEPT])) if len(change) else change
-    counts = change <= most
-    total = np.where(counts, change, 0.0).sum(-1, dtype=np.float64)
-    pairs: IntArray = (~np.isnan(change)).sum(-1)
-    return (total / np.maximum(counts.sum(-1), 1)).astype(np.float32), pairs

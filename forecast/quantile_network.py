@@ -25,9 +25,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from forecast.baselines import clipped, newest
-from forecast.changes import Changes
-from forecast.least_squares import units_of
+from forecast.baselines import clipped
+from forecast.changes import changes_of
 from forecast.packing import pack, tuples, unpack
 from forecast.places import places
 from forecast.restless import signs_of
@@ -131,23 +130,16 @@ def quantile_network(
             f"network's {network.context} and {network.horizon}"
         )
     rows = places(raw.servers, network.servers)
-    columns = [raw.metrics.index(target) for target in network.targets]
-    last_NT = newest(raw, columns)
-    read = [
-        Changes.of(
-            raw,
-            column,
-            last_NT[:, at],
-            log=network.logs[at],
-            unit_N=units_of(
-                raw, column, network.unit[:, at], rows, network.horizon, network.logs[at]
-            ),
-            horizon=network.horizon,
-        )
-        for at, column in enumerate(columns)
-    ]
+    read = changes_of(
+        raw,
+        targets,
+        rows,
+        units_ST=network.unit,
+        logs=network.logs,
+        horizon=network.horizon,
+    )
     given = Read.of([one.inputs() for one in read], network.context, network.horizon)
-    found = np.empty((len(raw), raw.horizon, len(columns), len(network.levels)), np.float32)
+    found = np.empty((len(raw), raw.horizon, len(targets), len(network.levels)), np.float32)
     for at, one in enumerate(read):
         passed = forward(network.weights, given.inputs(at), rows, np.full(len(rows), at))
         found[:, :, at] = one.natural(passed.quantiles)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast.baselines import MIN_RESIDUALS, sorted_quantile
-from forecast.changes import spaced
-from forecast.least_squares import LeastSquaresTables, expected, usual_change
+from forecast.changes import spaced, usual_change
+from forecast.least_squares import LeastSquaresTables, expected
 from forecast.restless import inputs_of, signs_of, squashed
 from train.examples import Examples
 from train.moments import Moments

@@ -18,8 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from forecast.changes import spaced
-from forecast.least_squares import usual_change
+from forecast.changes import spaced, usual_change
 from forecast.quantile_network import (
     MOST_EXAMPLES,
     Passed,

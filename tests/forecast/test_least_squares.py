@@ -207,7 +207,7 @@ def test_a_server_the_tables_do_not_know_is_forecast_as_the_fleet_in_its_own_uni
     # Not the same to the last bit: errors are those of each server's own weights.
     fleets = least_squares(raw, pooled, ("a",))[4]
     np.testing.assert_allclose(answer[4], fleets, rtol=0.02)
-    monkeypatch.setattr("forecast.least_squares.MIN_RESIDUALS", 4)
+    monkeypatch.setattr("forecast.changes.MIN_RESIDUALS", 4)
     plain = least_squares(raw, tables, ("a",))
     far = least_squares(windows(100 * history, [880], servers=raw.servers), tables, ("a",))
     np.testing.assert_allclose(far[4], 100 * plain[4], rtol=1e-3)

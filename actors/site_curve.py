@@ -8,17 +8,16 @@ can answer with for having both, each server's mix of all by recent loss.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from forecast.errors import StateError
-from forecast.model import Model
 from forecast.packing import pack, unpack
 from forecast.storage import DISK, write_atomic
 from forecast.windows import RawWindows
 from train.federated.frame import FloatArray, GlobalModel
-from train.federated.mixture import Mixture
+from train.federated.mixture import mixed
 from train.federated.site import Site
 from train.paired import measure, wql
 
@@ -67,8 +66,11 @@ class Curve:
             "alone": self._alone.members()["global"],
         }
         answers = {name: site.predict(model, windows) for name, model in models.items()}
-        answers["mixed"] = _mixed(site, slot, models, windows, answers)
+        # The newest windows up to the slot: none of the models was trained on them.
+        known = site.held_out(slot)
+        before = {name: site.predict(model, known) for name, model in models.items() if len(known)}
         targets, levels = site.frame.schema.targets, site.frame.spec.quantiles
+        answers["mixed"] = mixed(known, before, windows, answers, targets=targets, levels=levels)
         losses = measure(windows, targets, levels, answers)
         serving = site.serving
         told: dict[str, Any] = {
@@ -80,26 +82,3 @@ class Curve:
         }
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(told) + "\n")
-
-
-def _mixed(
-    site: Site,
-    slot: int,
-    models: Mapping[str, Model],
-    windows: RawWindows,
-    answers: Mapping[str, FloatArray],
-) -> FloatArray:
-    """Each server's mix [N, H, T, Q] of the models' answers, origin by origin.
-
-    It first learns from what these models would have said of the newest windows up to the slot,
-    which none of them was trained on; then from what came of the compared ones, as it comes.
-    """
-    spec, targets = site.frame.spec, site.frame.schema.targets
-    mixture = Mixture(
-        tuple(models), horizon=spec.window.horizon, targets=len(targets), levels=spec.quantiles
-    )
-    known = site.held_out(slot)
-    if len(known):
-        before = {name: site.predict(model, known) for name, model in models.items()}
-        mixture.played(known, before, targets)
-    return mixture.played(windows, answers, targets)

@@ -29,7 +29,7 @@ from forecast.model import Model
 from forecast.windows import RawWindows
 from train.buffer import Buffer
 from train.federated.frame import Frame, GlobalModel, SiteSettings
-from train.federated.mixture import Mixture
+from train.federated.mixture import mixed
 from train.federated.site import Site
 from train.pretrain import pretrain
 from train.recipes import Recipe
@@ -235,15 +235,9 @@ def _mixed(
     *names: str,
 ) -> FloatArray:
     """Some members' mix for the asked windows, having learned from the known ones before them."""
-    targets = given.schema.targets
-    mixture = Mixture(
-        names,
-        horizon=given.spec.window.horizon,
-        targets=len(targets),
-        levels=given.spec.quantiles,
-    )
-    mixture.played(known, {name: before[name] for name in names}, targets)
-    return mixture.played(asked, {name: after[name] for name in names}, targets)
+    then, now = ({name: each[name] for name in names} for each in (before, after))
+    targets, levels = given.schema.targets, given.spec.quantiles
+    return mixed(known, then, asked, now, targets=targets, levels=levels)
 
 
 def _local(site: Site) -> Model:

@@ -158,6 +158,26 @@ class Mixture:
         return made
 
 
+def mixed(
+    known: RawWindows,
+    before: Mapping[str, Float32Array],
+    asked: RawWindows,
+    after: Mapping[str, Float32Array],
+    *,
+    targets: Sequence[str],
+    levels: Sequence[float],
+) -> Float32Array:
+    """Each server's mix [N, H, T, Q] of what models say of the asked windows, origin by origin.
+
+    It first learns from what the same models said of earlier windows; then from what came of the
+    asked ones, as it comes.
+    """
+    mixture = Mixture(tuple(after), horizon=asked.horizon, targets=len(targets), levels=levels)
+    if len(known):
+        mixture.played(known, before, targets)
+    return mixture.played(asked, after, targets)
+
+
 def _step(one: _Issued, ahead: int, servers: tuple[str, ...]) -> tuple[Float32Array, Float32Array]:
     """What was forecast `ahead` slots ahead: by each member [K, S, T, Q], and mixed [S, T, Q]."""
     members = [aligned(each[:, ahead - 1], one.servers, servers) for each in one.members]

@@ -160,11 +160,8 @@ class Learning(Drawing, FromHome):
             return self._pending("base", slot, None)
         if not settings.learning:
             return None
-        learned, full, urgent = (
-            await self._quiet_hours(slot),
-            state.last_full_slot,
-            drift is not None,
-        )
+        learned, urgent = await self._quiet_hours(slot), drift is not None
+        full = state.last_full_slot
         kind = self._schedule.due(slot, last=last, last_full=full, learned=learned, urgent=urgent)
         if kind == "update":
             fresh = await self._buffer.new_rows_since.remote(last, slot)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors import handles
+from connect.federated import other_schema
 from forecast.errors import Conflict, StateError
 from forecast.tensors import load
 from forecast.windows import RawWindows
@@ -95,10 +96,7 @@ class ClusterCentre:
             raise Conflict(f"version {version} is neither the last accepted one nor the candidate")
         told, vector = found
         if told != schema_hash:
-            raise StateError(
-                f"version {version} is of schema {told[:12]}, this site's is {schema_hash[:12]}: "
-                "the same metrics, roles and [model] are needed"
-            )
+            raise other_schema(version, told, schema_hash)
         shared: NDArray[np.float32] = vector
         return shared
 

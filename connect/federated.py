@@ -67,10 +67,7 @@ class SiteClient(Client):
         except ValueError as error:
             raise StateError(f"version {version}: {error}") from error
         if (header.get("version"), header.get("schema_hash")) != (version, schema_hash):
-            raise StateError(
-                f"version {version} is of schema {str(header.get('schema_hash'))[:12]}, this "
-                f"site's is {schema_hash[:12]}: the same metrics, roles and [model] are needed"
-            )
+            raise other_schema(version, str(header.get("schema_hash")), schema_hash)
         found: NDArray[np.float32] = arrays["shared"]
         return found
 
@@ -86,3 +83,11 @@ class SiteClient(Client):
         path = f"{_PREFIX}/global/{score['version']}/scores/{quote(score['site'], safe='')}"
         answer: Mapping[str, Any] = self.change("PUT", path, body)
         return answer
+
+
+def other_schema(version: int, told: str, wanted: str) -> StateError:
+    """That a version has not the schema of the site that asked for it."""
+    return StateError(
+        f"version {version} is of schema {told[:12]}, this site's is {wanted[:12]}: "
+        "the same metrics, roles and [model] are needed"
+    )

@@ -90,11 +90,7 @@ def fit(
     network.
     """
     examples, horizon = thinned(examples), examples.daily.shape[2]
-    units = [
-        with_fleets(*usual_change(_values(examples, at), horizon), floor)
-        for at, floor in enumerate(examples.floors)
-    ]
-    batch = _examples(examples, units)
+    batch, unit_ST = _examples(examples)
     if len(batch) < LEAST_EXAMPLES:
         return None
     own = len(examples.servers) if len(examples.servers) <= own_servers else 0
@@ -109,13 +105,9 @@ def fit(
         levels=tuple(levels),
         context=examples.context,
         horizon=horizon,
-        unit=np.stack(units, axis=1),
+        unit=unit_ST,
         weights=learned,
     )
-
-
-def _values(examples: Examples, at: int) -> Float32Array:
-    return spaced(examples.values[..., at], examples.logs[at])
 
 
 def thinned(examples: Examples) -> Examples:
@@ -135,17 +127,18 @@ def thinned(examples: Examples) -> Examples:
     )
 
 
-def _examples(examples: Examples, units: Sequence[Float32Array]) -> _Batch:
-    """Every example with all its labels, of all targets, one target after the other."""
+def _examples(examples: Examples) -> tuple[_Batch, Float32Array]:
+    """Every example with all its labels, one target after the other; the units [S+1, T]."""
     length, horizon = examples.context, examples.daily.shape[2]
     age = (examples.as_of - examples.origins) / examples.slots_per_day
     recent = 0.5 ** (age / HALF_LIFE_DAYS)
-    own, wanted, worth = [], [], []
-    for at, log in enumerate(examples.logs):
-        values = _values(examples, at)
+    units, own, wanted, worth = [], [], [], []
+    for at, (log, floor) in enumerate(zip(examples.logs, examples.floors, strict=True)):
+        values = spaced(examples.values[..., at], log)
+        units.append(with_fleets(*usual_change(values, horizon), floor))
         # What a forecast reads where the newest value is missing: the one before it.
         last = filled(values[..., :length])[..., -1:]
-        unit = units[at][:-1, None, None]
+        unit = units[-1][:-1, None, None]
         daily = spaced(examples.daily[..., at], log)
         own.append(inputs_of(values[..., :length], daily, last, unit))
         newest = values[..., length - 1 : length]
@@ -162,13 +155,14 @@ def _examples(examples: Examples, units: Sequence[Float32Array]) -> _Batch:
         given[end - count : end] = read.inputs(at, whole[at])
     weighed = np.concatenate([one[where] for one, where in zip(worth, whole, strict=True)])
     weighed /= weighed.mean() if weighed.size else 1.0
-    return _Batch(
+    batch = _Batch(
         given=given,
         wanted=np.concatenate([one[where] for one, where in zip(wanted, whole, strict=True)]),
         worth=weighed.astype(np.float32),
         server=np.concatenate([np.nonzero(where)[0] for where in whole]),
         target=np.repeat(np.arange(len(counts)), counts),
     )
+    return batch, np.stack(units, axis=1)
 
 
 def _worth(logarithm_SO: NDArray[np.float64]) -> NDArray[np.float64]:

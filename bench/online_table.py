@@ -41,6 +41,7 @@ _SERVED = ("ensemble", "champion")
 ROWS = (
     Row("copy_last", "frozen", ("copy_last",), "the newest value"),
     Row("seasonal_naive", "frozen", ("seasonal_naive",), "the same time yesterday"),
+    Row("climatology", "frozen", ("climatology",), "the quantiles of the context"),
     Row("least_squares", "frozen", ("least_squares",), "forgetting least squares"),
     Row("quantile_network", "frozen", ("quantile_network",), "the network fitted each day"),
     Row("frozen", "frozen", ("champion",), "the base model, never updated"),

@@ -16,7 +16,7 @@ Float32Array = NDArray[np.float32]
 TRUST = 144
 """n0: own slots after which the fleet's word counts half. Twice as many or as few is as good."""
 
-SHARE = 0.01
+SHARE = 0.001
 """What all members have in common, so that none is ever lost for good."""
 
 

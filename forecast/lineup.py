@@ -6,8 +6,9 @@ from forecast.config import Config
 from forecast.issued import DERIVED, MADE
 from forecast.twin import FEWEST
 
-EXPERTS = 3
-"""Members that are no versions, but for the network: copy-last, seasonal naive, least squares."""
+EXPERTS = 4
+"""Members that are no versions, but for the network: copy-last, seasonal naive, climatology, least
+squares."""
 
 
 def versions_beside(config: Config) -> int:

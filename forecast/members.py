@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from forecast import baselines, least_squares, quantile_network
 from forecast.artifact import Artifact, unpack
+from forecast.climatology import climatology
 from forecast.derived import Limits
 from forecast.errors import UnknownVersion
 from forecast.fit import Fit
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 COPY_LAST = "copy_last"
 SEASONAL_NAIVE = "seasonal_naive"
+CLIMATOLOGY = "climatology"
 LEAST_SQUARES = "least_squares"
 QUANTILE_NETWORK = "quantile_network"
 
@@ -251,7 +253,11 @@ def blocks_of_record(
     comes last and names its own servers alone.
     """
     lower, upper = Limits.of(schema).bounds()
-    naive = {COPY_LAST: baselines.copy_last, SEASONAL_NAIVE: baselines.seasonal_naive}
+    naive = {
+        COPY_LAST: baselines.copy_last,
+        SEASONAL_NAIVE: baselines.seasonal_naive,
+        CLIMATOLOGY: climatology,
+    }
     values = {
         name: forecast(raw, tables.baselines, schema.targets, lower=lower, upper=upper)
         for name, forecast in naive.items()

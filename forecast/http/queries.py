@@ -133,12 +133,12 @@ class ForecastRequest(Asked):
     """Levels between the model's outer ones; unset, the model's own."""
     model: str = Field(
         default="champion",
-        pattern="^(champion|ensemble|quantile_network|least_squares|seasonal_naive|copy_last"
-        "|[0-9]{1,9})$",
+        pattern="^(champion|ensemble|quantile_network|least_squares|climatology|seasonal_naive"
+        "|copy_last|[0-9]{1,9})$",
     )
     """`champion` or a version's number: computed now. `ensemble`, `quantile_network`,
-    `least_squares`, `seasonal_naive` or `copy_last`: the forecast of record, with or without
-    `record`."""
+    `least_squares`, `climatology`, `seasonal_naive` or `copy_last`: the forecast of record, with
+    or without `record`."""
     as_of: AwareDatetime | None = None
     """Forecast as if this were now, from what was known for the slots before it."""
     context: list[InlineContext] | None = Field(default=None, min_length=1, max_length=1000)

@@ -18,6 +18,7 @@ from train.rollout import RolloutRules
 MEMBERS = {
     "champion",
     "champion_calibrated",
+    "climatology",
     "copy_last",
     "ensemble",
     "least_squares",

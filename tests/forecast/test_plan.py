@@ -16,7 +16,7 @@ from forecast.config_files import load
 from forecast.derived import Limits
 from forecast.errors import ConfigError
 from forecast.ledger import Ledger
-from forecast.members import COPY_LAST, LEAST_SQUARES, QUANTILE_NETWORK, SEASONAL_NAIVE
+from forecast.members import CLIMATOLOGY, COPY_LAST, LEAST_SQUARES, QUANTILE_NETWORK, SEASONAL_NAIVE
 from forecast.model import Model, ModelSpec, build
 from forecast.needs import NEEDS
 from forecast.plan import Rates, Sizes
@@ -119,7 +119,14 @@ def blocks_of(sizes, config, slot, rng):
             levels=config.panel.quantiles,
             values=(steps + width * np.array(config.panel.quantiles)).astype(np.float32),
         )
-        for member in (*versions, COPY_LAST, SEASONAL_NAIVE, LEAST_SQUARES, QUANTILE_NETWORK)
+        for member in (
+            *versions,
+            COPY_LAST,
+            SEASONAL_NAIVE,
+            CLIMATOLOGY,
+            LEAST_SQUARES,
+            QUANTILE_NETWORK,
+        )
     )
 
 
@@ -198,7 +205,7 @@ def test_every_metric_of_the_table_is_counted_as_often_as_it_is_shown():
     config = config_of()
     values = {
         "role": ("buffer", "ledger", "trainer", "registry"),
-        "member": tuple("abcdefg"),
+        "member": tuple("abcdefgh"),
         "target": config.panel.targets,
         "interval": ("0.8", "0.6", "0.4", "0.2"),
         "verdict": ("promoted", "rejected"),

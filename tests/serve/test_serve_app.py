@@ -80,7 +80,7 @@ def test_the_forecast_of_record_names_the_version_that_made_it(http):
     assert series["fallback"] is None
     members = {one["member"]: one for one in series["members"]}
     assert members["champion"]["version"] == answer["version"] >= 1
-    experts = {"copy_last", "least_squares", "quantile_network", "seasonal_naive"}
+    experts = {"climatology", "copy_last", "least_squares", "quantile_network", "seasonal_naive"}
     assert members.keys() == {"champion", *experts}
     assert sum(one["weight"] for one in series["members"]) == pytest.approx(1, abs=1e-3)
     # The same from its place on record, by name.

@@ -155,7 +155,7 @@ async def test_answers_list_every_version_and_one_that_is_damaged_is_left_out(
         path.write_bytes(b"damaged")
     fleet = LocalFleet(config, now=lambda: 0.0)
     snapshot = await fleet.ledger.latest.remote()
-    assert [one["version"] for one in told(snapshot)] == [5, 4, 3, 1, None, None, None]
+    assert [one["version"] for one in told(snapshot)] == [5, 4, 3, 1, None, None, None, None]
     [(request_id, block)] = blocks(REPLAY, slots=SLOTS + 1)[-1:]
     await fleet.append(request_id, block)
     snapshot = await fleet.ledger.latest.remote()

@@ -12,12 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from forecast.packing import pack_fields, unpack_fields
 from forecast.places import places
 
 if TYPE_CHECKING:
@@ -53,15 +52,6 @@ class BaselineTables:
     pooled_copy_last: Float32Array
     pooled_seasonal: Float32Array
     deviation: Float32Array
-
-    def pack(self) -> bytes:
-        """The tables as bytes, for storage."""
-        return pack_fields("baselines", self)
-
-    @classmethod
-    def unpack(cls, data: bytes | memoryview) -> Self:
-        """The tables that `pack` wrote; raises StateError when they are damaged."""
-        return cls(**unpack_fields("baselines", data))
 
 
 def residual_tables(

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from forecast.baselines import clipped
 from forecast.changes import Changes, changes_of
-from forecast.packing import pack_fields, unpack_fields
 from forecast.places import places
 from forecast.restless import signs_of
 
@@ -71,15 +70,6 @@ class LeastSquaresTables:
     """[S+1, T, H] the mean size of the errors."""
     quantiles: Float32Array
     """[S+1, T, H, Q] of the errors in units of their expected size."""
-
-    def pack(self) -> bytes:
-        """The tables as bytes, for storage."""
-        return pack_fields("least_squares", self)
-
-    @classmethod
-    def unpack(cls, data: bytes | memoryview) -> Self:
-        """The tables that `pack` wrote; raises StateError when they are damaged."""
-        return cls(**unpack_fields("least_squares", data))
 
 
 def least_squares(

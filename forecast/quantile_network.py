@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 
 from forecast.baselines import clipped
 from forecast.changes import changes_of
-from forecast.packing import pack, tuples, unpack
 from forecast.places import places
 from forecast.restless import signs_of
 
@@ -41,8 +40,6 @@ BoolArray = NDArray[np.bool_]
 
 MOST_EXAMPLES = 100_000
 """Of a fit, of all targets together; more would take more memory than they are worth."""
-
-_KIND = "quantile_network"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,22 +84,6 @@ class QuantileNetwork:
     unit: Float32Array = field(repr=False)
     """[S+1, T] the usual change over half a horizon; the fleet's last."""
     weights: Weights = field(repr=False)
-
-    def pack(self) -> bytes:
-        """The network as bytes, for storage."""
-        plain = {
-            one.name: getattr(self, one.name)
-            for one in fields(self)
-            if one.name not in ("unit", "weights")
-        }
-        return pack(_KIND, plain, {"unit": self.unit, **self.weights.each()})
-
-    @classmethod
-    def unpack(cls, data: bytes | memoryview) -> Self:
-        """The network that `pack` wrote; raises StateError when it is damaged."""
-        header, arrays = unpack(_KIND, data)
-        unit = arrays.pop("unit")
-        return cls(**tuples(header), unit=unit, weights=Weights(**arrays))
 
 
 def quantile_network(

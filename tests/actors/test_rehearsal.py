@@ -7,7 +7,8 @@ import pytest
 
 from actors.buffer import BufferActor
 from forecast.errors import StateError
-from tests.train.streams import DAY, SETTINGS, steady, windows
+from tests.bits import bits
+from tests.train.streams import DAY, SETTINGS, steady
 
 QUERY = {"hours": 10, "count": 30, "holdout_hours": 2, "ratio": 0.3}
 
@@ -19,7 +20,7 @@ def actor(folder, **changes):
 
 async def learn(one, number):
     query = {"update_id": f"update-{number}", "as_of": 300 + 24 * number, "seed": number}
-    drawn = windows(await one.rehearse(**query, **QUERY))
+    drawn = bits(await one.rehearse(**query, **QUERY))
     losses = np.random.default_rng(number).lognormal(0, 1, 30).astype(np.float32)
     await one.reprioritize(f"update-{number}", losses)
     return drawn

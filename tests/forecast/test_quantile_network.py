@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from forecast.baselines import newest
-from forecast.errors import StateError
-from forecast.quantile_network import QuantileNetwork, forward, quantile_network
+from forecast.quantile_network import forward, quantile_network
 from tests.forecast.test_least_squares import (
     CONTEXT,
     GAPPY,
@@ -53,17 +52,6 @@ def test_answers_rise_with_the_level_and_are_missing_only_where_copy_last_is(his
     assert (np.isfinite(answer) == known[:, None, :, None]).all()
     rising = np.diff(answer, axis=-1)
     assert (rising[~np.isnan(rising)] >= 0).all()
-
-
-def test_it_comes_back_from_its_bytes_and_damage_is_refused():
-    data = NETWORK.pack()
-    again, raw = QuantileNetwork.unpack(data), windows(HISTORY, [390])
-    assert replace(again, unit=None, weights=None) == replace(NETWORK, unit=None, weights=None)
-    np.testing.assert_array_equal(
-        quantile_network(raw, again, TARGETS), quantile_network(raw, NETWORK, TARGETS)
-    )
-    with pytest.raises(StateError, match="checksum"):
-        QuantileNetwork.unpack(data[:-3] + b"abc")
 
 
 def test_windows_of_another_shape_or_metric_are_refused():

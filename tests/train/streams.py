@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 
 from forecast.schema import Metric, SampleBlock, Schema
+from tests.bits import bits
 from train.buffer import Buffer
 
 STEP_S = 300
@@ -72,21 +73,12 @@ def picture(buffer: Buffer) -> dict[str, object]:
     slots = np.arange(status.clock_slot - 3 * DAY, status.clock_slot + 20)
     for name in (state.name for state in buffer.servers(status.clock_slot + 10 * DAY)):
         origins = slots[::9]
-        shown[name] = windows(buffer.cut([name] * len(origins), origins, labels=True))
+        shown[name] = bits(buffer.cut([name] * len(origins), origins, labels=True))
     closed = status.closed_slot
-    shown["fleet"] = windows(buffer.fleet(closed))
+    shown["fleet"] = bits(buffer.fleet(closed))
     shown["rows"] = buffer.new_rows_since(0, status.clock_slot)
-    shown["draw"] = windows(buffer.draw(as_of=closed, hours=24, count=9, seed=1, holdout_hours=1))
+    shown["draw"] = bits(buffer.draw(as_of=closed, hours=24, count=9, seed=1, holdout_hours=1))
     return shown
-
-
-def windows(raw) -> dict[str, object]:
-    """Raw windows as values that compare bit by bit, NaN included."""
-    fields = asdict(raw)
-    return {
-        name: (value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value
-        for name, value in fields.items()
-    }
 
 
 def value(buffer: Buffer, server: str, slot: int, metric: str) -> float:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from forecast.errors import UnknownServer
 from forecast.schema import Metric
-from tests.train.streams import DAY, SCHEMA, STEP_S, block_of, buffer_of, steady, windows
+from tests.bits import bits
+from tests.train.streams import DAY, SCHEMA, STEP_S, block_of, buffer_of, steady
 from train.grid import Grid
 from train.spread import Spread
 
@@ -100,8 +101,8 @@ def test_a_draw_is_decided_by_its_seed():
     buffer = filled()
     query = {"as_of": END, "hours": 30, "count": 20, "holdout_hours": 2}
     one, two = buffer.draw(seed=1, **query), buffer.draw(seed=1, **query)
-    assert windows(one) == windows(two)
-    assert windows(one) != windows(buffer.draw(seed=2, **query))
+    assert bits(one) == bits(two)
+    assert bits(one) != bits(buffer.draw(seed=2, **query))
     assert len(one) == 20
 
 
@@ -216,14 +217,14 @@ def test_what_is_read_as_of_a_slot_is_not_changed_by_anything_later(points, befo
 
 
 READS = {
-    "fleet": lambda buffer, slot: windows(buffer.fleet(slot)),
+    "fleet": lambda buffer, slot: bits(buffer.fleet(slot)),
     "servers": lambda buffer, slot: buffer.servers(slot),
-    "draw": lambda buffer, slot: windows(
+    "draw": lambda buffer, slot: bits(
         buffer.draw(as_of=slot, hours=48, count=40, seed=1, holdout_hours=1)
     ),
-    "holdout": lambda buffer, slot: windows(buffer.holdout(as_of=slot, hours=6, every=3)),
-    "residuals": lambda buffer, slot: buffer.residuals(as_of=slot, hours=12, levels=(0.5,)).pack(),
-    "cut": lambda buffer, slot: windows(
+    "holdout": lambda buffer, slot: bits(buffer.holdout(as_of=slot, hours=6, every=3)),
+    "residuals": lambda buffer, slot: bits(buffer.residuals(as_of=slot, hours=12, levels=(0.5,))),
+    "cut": lambda buffer, slot: bits(
         buffer.cut(["a", "b"], np.array([slot, slot - 7]), labels=False)
     ),
     "new rows": lambda buffer, slot: buffer.new_rows_since(slot - 20, slot),
@@ -233,8 +234,8 @@ READS = {
 def test_labels_are_the_one_thing_read_after_an_origin():
     short, longer = filled(slots=range(BEGIN, END - 1)), filled(slots=range(BEGIN, END + 1))
     origin = np.array([END - 2])
-    a = windows(short.cut(["a"], origin, labels=True))
-    b = windows(longer.cut(["a"], origin, labels=True))
+    a = bits(short.cut(["a"], origin, labels=True))
+    b = bits(longer.cut(["a"], origin, labels=True))
     assert {name for name in a if a[name] != b[name]} == {"values"}
 
 

@@ -12,7 +12,8 @@ from forecast.events import Event
 from forecast.schema import Metric, Schema
 from forecast.storage import Disk
 from forecast.windows import RawWindows
-from tests.train.streams import DAY, SCHEMA, buffer_of, steady, windows
+from tests.bits import bits
+from tests.train.streams import DAY, SCHEMA, buffer_of, steady
 from train.rehearsal import Rehearsal
 
 HOUR = 12
@@ -60,7 +61,7 @@ def learned(made, numbers):
     """Draw and report these updates; what was drawn."""
     drawn = []
     for number in numbers:
-        drawn.append(windows(draw(made, number)))
+        drawn.append(bits(draw(made, number)))
         made.report(f"update-{number}", losses(number))
     return drawn
 
@@ -129,10 +130,10 @@ def test_a_restart_anywhere_gives_the_same_table_and_the_same_draws(buffer, tmp_
         draw(first, stop)  # killed before its report
         second = rehearsal(buffer, folder)
         assert state(second) == state(first)
-        assert windows(draw(second, stop)) == expected[stop]
+        assert bits(draw(second, stop)) == expected[stop]
         second.report(f"update-{stop}", losses(stop))
         third = rehearsal(buffer, folder)  # killed after its report, before the verdict
-        assert windows(draw(third, stop)) == expected[stop]
+        assert bits(draw(third, stop)) == expected[stop]
         third.report(f"update-{stop}", losses(stop + 50))  # once is enough
         assert learned(third, range(stop + 1, 6)) == expected[stop + 1 :]
         assert state(third) == state(whole)

@@ -9,13 +9,13 @@ import pytest
 
 from forecast.errors import Unprocessable
 from forecast.events import Event
-from tests.train import streams
-from tests.train.streams import DAY, STEP_S, buffer_of, picture, steady
+from tests.bits import bits
+from tests.train.streams import DAY, SETTINGS, STEP_S, buffer_of, picture, steady
 from train import event_book
 
 BEGIN = 1008
 END = BEGIN + 2 * DAY - 1
-H = streams.SETTINGS["horizon"]
+H = SETTINGS["horizon"]
 FIRST, LAST = END - 60, END - 31
 OUTAGE = Event("e1", "incident", FIRST * STEP_S * 1000, (LAST + 1) * STEP_S * 1000, ("a",))
 DRAW = {"as_of": END - 1, "hours": 24, "count": 9999, "seed": 0, "holdout_hours": 0}
@@ -54,7 +54,7 @@ def test_what_was_not_known_yet_masks_nothing():
     [report] = buffer.events.tell([OUTAGE])
     assert report.told.known == END  # the clock is at END, so END - 1 is closed
     assert report.late == (FIRST, LAST)
-    assert streams.windows(buffer.draw(**DRAW)) == streams.windows(before)
+    assert bits(buffer.draw(**DRAW)) == bits(before)
     assert len(buffer.draw(**DRAW, known_at=END)) < len(before)
 
 

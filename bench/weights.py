@@ -48,7 +48,10 @@ _LAPTOP = Path(__file__).resolve().parents[1] / "configs" / "laptop.toml"
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What the members forecast at each origin [N, K, S, H, T, Q], and what came [N, S, T]."""
+    """What the members forecast at each origin [N, K, S, H, T, Q], and what came [N, S, T].
+
+    NaN: nothing was issued, nothing came.
+    """
 
     members: tuple[str, ...]
     servers: tuple[str, ...]

@@ -3,6 +3,8 @@
 The reference forecast of verification (Wilks, Statistical Methods in the Atmospheric Sciences, 4th
 ed., ch. 9), with the context as its climate. It knows no trend and no hour, and so says what the
 others do not: how far a restless series wanders.
+
+N windows, L context, H horizon, T targets, Q quantile levels.
 """
 
 from __future__ import annotations
@@ -33,12 +35,13 @@ def climatology(
     """Quantiles [N, H, T, Q] in natural units: those of each context, the same at every step.
 
     A context of which less than half was observed has copy-last's. `lower` and `upper` [T] clip.
+    Raises ValueError as `copy_last`.
     """
+    copied = copy_last(raw, tables, targets, lower=lower, upper=upper)
     columns = [raw.metrics.index(target) for target in targets]
     context_NTL = np.moveaxis(raw.values[:, : raw.context, columns], 1, 2)
     levels = np.asarray(tables.levels, np.float64)
     own = sorted_quantile(context_NTL, levels).astype(np.float32)
     found = clipped(own, lower, upper)
     few_NT = 2 * (~np.isnan(context_NTL)).sum(-1) < raw.context
-    copied = copy_last(raw, tables, targets, lower=lower, upper=upper)
     return np.where(few_NT[:, None, :, None], copied, found[:, None])

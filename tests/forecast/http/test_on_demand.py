@@ -16,6 +16,7 @@ from tests.forecast.http.http_scene import (
     SLOT,
     FakeService,
     ask,
+    block,
     get,
     only,
     post,
@@ -67,6 +68,15 @@ async def test_a_baseline_can_be_asked_for(model, median):
     series = only(await ask(FakeService(snapshot()), series=[CPU], model=model))
     assert (series["members"][0]["member"], series["fallback"]) == (model, None)
     assert series["quantiles"]["0.5"] == [median] * 4
+
+
+@pytest.mark.parametrize("model", ["climatology", "least_squares", "quantile_network"])
+async def test_an_expert_can_be_asked_for(model):
+    given = snapshot()
+    given = replace(given, blocks=(*given.blocks, block(model, 0.5)))
+    series = only(await ask(FakeService(given), series=[CPU], model=model))
+    assert (series["members"][0]["member"], series["fallback"]) == (model, None)
+    assert series["quantiles"]["0.5"] == [0.6] * 4
 
 
 async def test_quantiles_horizon_and_limits_are_as_asked():

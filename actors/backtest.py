@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
@@ -33,6 +34,7 @@ from forecast.record import ForecastBlock, Snapshot
 from forecast.schema import SampleBlock
 from forecast.seat import Seat
 from forecast.tally import Tally
+from forecast.verdicts import UpdateRecord
 
 _CHUNK_SLOTS = 96
 """Slots of history in one append: no more than the controller steps through at once."""
@@ -189,24 +191,31 @@ async def play(
             for request_id, block in _blocks(config, replay, end, chunk_slots):
                 await fleet.append(request_id, block)
             updates = await fleet.registry.updates.remote(1_000_000)
-            counts = await fleet.registry.summary.remote()
+            changes = await fleet.registry.rollouts.remote(1_000_000)
         finally:
             await fleet.close()
+    arrived = {one.detail["update_id"] for one in changes if one.kind == "promote"}
+    told = [_told(update, arrived) for update in reversed(updates)]
+    verdicts = Counter(one["verdict"] for one in told)
     return {
         "streamed_slots": end - replay.start_slot,
-        "promoted": counts["promoted"],
-        "rejected": counts["rejected"],
-        "updates": [
-            {
-                "update_id": update.update_id,
-                "slot": update.slot,
-                "verdict": update.verdict,
-                "relative_change": update.report.get("relative_change"),
-            }
-            for update in reversed(updates)
-            if update.verdict != "accepted"  # on its way: what becomes of it is told when it is
-        ],
+        **{name: verdicts[name] for name in ("promoted", "accepted", "rejected")},
+        "updates": told,
         "last_failure": fleet.controller.last_failure,
+    }
+
+
+def _told(update: UpdateRecord, arrived: Collection[str | None]) -> dict[str, Any]:
+    """A verdict, and of what a rollout took on whether it came to be champion.
+
+    `accepted` is what did not: it is on its way, was taken back on it, or gave way to a newer one.
+    """
+    passed = update.verdict == "accepted" and update.update_id in arrived
+    return {
+        "update_id": update.update_id,
+        "slot": update.slot,
+        "verdict": "promoted" if passed else update.verdict,
+        "relative_change": update.report.get("relative_change"),
     }
 
 

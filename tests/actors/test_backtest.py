@@ -178,3 +178,20 @@ def test_the_command_line_needs_no_cluster():
     done = CliRunner().invoke(main, ["backtest", "--label-delay", "soon"])
     assert done.exit_code == 2
     assert "--label-delay: write a duration as 30s" in done.output
+
+
+async def test_what_a_rollout_brought_to_everyone_counts_as_promoted(config, base):
+    rollout = {"enabled": True, "shadow": 0, "canary": 300, "fast_shadow": 0, "fast_canary": 300}
+    given = config.model_copy(
+        update={
+            "rollout": config.rollout.model_copy(update=rollout),
+            "online_learning": config.online_learning.model_copy(
+                update={"enable_validation": False}
+            ),
+        }
+    )
+    report = await play(given, REPLAY, [], stream_days=DAYS, base=base)
+    verdicts = [one["verdict"] for one in report["updates"]]
+    assert verdicts.count("promoted") == report["promoted"] >= 2
+    assert verdicts.count("accepted") == report["accepted"]
+    assert report["updates"][0]["update_id"].startswith("base")

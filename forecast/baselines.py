@@ -117,7 +117,7 @@ def copy_last(
     the week before; NaN only where none of them holds a value. `lower` and `upper` [T] clip. The
     tables must reach as far as the windows' horizon.
     """
-    columns = _columns(raw, tables, targets)
+    columns = columns_of(raw, tables, targets)
     residuals = _residuals(raw, tables, columns, tables.copy_last, tables.pooled_copy_last)
     return clipped(newest(raw, columns.metrics)[:, None, :, None] + residuals, lower, upper)
 
@@ -134,12 +134,29 @@ def seasonal_naive(
 
     Where that is unknown the cell is copy-last's. `lower` and `upper` [T] clip.
     """
-    columns = _columns(raw, tables, targets)
+    columns = columns_of(raw, tables, targets)
     residuals = _residuals(raw, tables, columns, tables.seasonal, tables.pooled_seasonal)
     before_NHT = raw.daily[:, raw.context :, columns.metrics]
     seasonal = clipped(before_NHT[..., None] + residuals, lower, upper)
-    copied = copy_last(raw, tables, targets, lower=lower, upper=upper)
-    return np.where(np.isnan(seasonal), copied, seasonal)
+    return or_copy_last(seasonal, raw, tables, targets, lower=lower, upper=upper)
+
+
+def or_copy_last(
+    found_NHTQ: Float32Array,
+    raw: RawWindows,
+    tables: BaselineTables,
+    targets: Sequence[str],
+    *,
+    lower: FloatArray | None = None,
+    upper: FloatArray | None = None,
+) -> Float32Array:
+    """The forecast, with copy-last's put where it is NaN; computed for those windows alone."""
+    rows = np.flatnonzero(np.isnan(found_NHTQ).any(axis=(1, 2, 3)))
+    if len(rows):
+        copied = copy_last(raw.select(rows), tables, targets, lower=lower, upper=upper)
+        some = found_NHTQ[rows]
+        found_NHTQ[rows] = np.where(np.isnan(some), copied, some)
+    return found_NHTQ
 
 
 def _change(y_STW: Float32Array, step: int) -> Float32Array:
@@ -217,21 +234,25 @@ def sorted_quantile(values: FloatArray, levels: NDArray[np.float64]) -> NDArray[
 
 
 @dataclass(frozen=True, slots=True)
-class _Columns:
+class Columns:
     """Where each asked-for target stands."""
 
     metrics: list[int]
     tables: list[int]
 
 
-def _columns(raw: RawWindows, tables: BaselineTables, targets: Sequence[str]) -> _Columns:
+def columns_of(raw: RawWindows, tables: BaselineTables, targets: Sequence[str]) -> Columns:
+    """Where the targets stand.
+
+    Raises ValueError for a target that is unknown and a horizon that the tables do not reach.
+    """
     missing = [t for t in targets if t not in raw.metrics or t not in tables.targets]
     if missing or raw.horizon > tables.copy_last.shape[1]:
         raise ValueError(
             f"baselines: targets {missing} are unknown, or the horizon {raw.horizon} is longer than"
             f" the tables' {tables.copy_last.shape[1]}"
         )
-    return _Columns(
+    return Columns(
         [raw.metrics.index(target) for target in targets],
         [tables.targets.index(target) for target in targets],
     )
@@ -253,7 +274,7 @@ def newest(raw: RawWindows, columns: Sequence[int]) -> Float32Array:
 def _residuals(
     raw: RawWindows,
     tables: BaselineTables,
-    columns: _Columns,
+    columns: Columns,
     own_SHTQ: Float32Array,
     pooled_HTQ: Float32Array,
 ) -> Float32Array:

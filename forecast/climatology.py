@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from forecast.baselines import BaselineTables, clipped, copy_last, sorted_quantile
+from forecast.baselines import (
+    BaselineTables,
+    clipped,
+    columns_of,
+    or_copy_last,
+    sorted_quantile,
+)
 
 if TYPE_CHECKING:
     from forecast.raw_windows import RawWindows
@@ -37,11 +43,9 @@ def climatology(
     A context of which less than half was observed has copy-last's. `lower` and `upper` [T] clip.
     Raises ValueError as `copy_last`.
     """
-    copied = copy_last(raw, tables, targets, lower=lower, upper=upper)
-    columns = [raw.metrics.index(target) for target in targets]
+    columns = columns_of(raw, tables, targets).metrics
     context_NTL = np.moveaxis(raw.values[:, : raw.context, columns], 1, 2)
-    levels = np.asarray(tables.levels, np.float64)
-    own = sorted_quantile(context_NTL, levels).astype(np.float32)
-    found = clipped(own, lower, upper)
-    few_NT = 2 * (~np.isnan(context_NTL)).sum(-1) < raw.context
-    return np.where(few_NT[:, None, :, None], copied, found[:, None])
+    own = sorted_quantile(context_NTL, np.asarray(tables.levels, np.float64)).astype(np.float32)
+    own[2 * (~np.isnan(context_NTL)).sum(-1) < raw.context] = np.nan
+    found = np.repeat(clipped(own, lower, upper)[:, None], raw.horizon, axis=1)
+    return or_copy_last(found, raw, tables, targets, lower=lower, upper=upper)

@@ -30,8 +30,9 @@ from forecast.fast.tables import LIMIT
 
 Precision = Literal["float32", "int8"]
 
-_ROWS = 6_144
-"""Steps of windows computed at a time: bounds the memory. More are not faster, fewer are slower."""
+_ROWS = 10_752
+"""Steps of windows computed at a time, 128 windows of the usual size: bounds the memory. Half as
+many take 5 to 8 % longer, twice as many are no faster."""
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from forecast.errors import Unprocessable
 from forecast.http.api import Fallback, SeriesStatus
 from forecast.http.board import Board
 from forecast.http.queries import SeriesKey, Threshold
-from forecast.http.series import Standing, Wanted, moment, seen_slots, standing_of
+from forecast.http.series import Standing, Standings, Wanted, moment
 from forecast.http.sheet import Rows, Sheet
 from forecast.record import CHAMPION, ENSEMBLE, ForecastBlock, ServerStatus, Snapshot
 from forecast.windows import RawWindows
@@ -126,15 +126,15 @@ def from_windows(
     """
     places = {name: row for row, name in enumerate(raw.servers)}
     rows, sheet = Rows(block), _sheet(snapshot, want)
+    standings = Standings(raw)
     for server, metric in series:
         row = places.get(server)
         if row is None or metric not in rows.column:
             sheet.unknown(server, metric, nobody(snapshot, server, metric, known=row is not None))
             continue
-        seen = seen_slots(raw, row, metric)
-        column = rows.column[metric]
-        usable = rows if seen.any() and rows.usable[row][column] else None
-        standing = standing_of(int(raw.origin[row]), seen)
+        standing = standings.of(row, metric)
+        empty = standing.gap_slots == raw.context
+        usable = rows if rows.usable[row][rows.column[metric]] and not empty else None
         sheet.known(server, snapshot.targets.index(metric), standing, usable, None)
     return sheet.write()
 

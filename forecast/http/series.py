@@ -54,11 +54,27 @@ def end_of(slot: int | None, snapshot: Snapshot | None) -> str | None:
     return None if slot is None else begin_of(slot + 1, snapshot)
 
 
-def seen_slots(raw: RawWindows, row: int, metric: str) -> NDArray[np.bool_]:
-    """Which context slots [L] hold a value of the metric."""
-    if metric not in raw.metrics:
-        return np.zeros(raw.context, dtype=bool)
-    return np.isfinite(raw.values[row, : raw.context, raw.metrics.index(metric)])
+class Standings:
+    """How the series of windows stand, judged by each window's own values alone."""
+
+    def __init__(self, raw: RawWindows) -> None:
+        self._raw = raw
+        self._column = {name: column for column, name in enumerate(raw.metrics)}
+        # Nearly all have no gap; those are found in one go.
+        whole: NDArray[np.bool_] = np.all(np.isfinite(raw.values[:, : raw.context]), axis=1)
+        self._whole: list[list[bool]] = whole.tolist()
+        origins = set(raw.origin.tolist())
+        self._without = {origin: Standing(origin, "ok", None, 0, 0) for origin in origins}
+
+    def of(self, row: int, metric: str) -> Standing:
+        """The standing of one series by its window; all gaps where the windows lack the metric."""
+        column, origin = self._column.get(metric), int(self._raw.origin[row])
+        if column is None:
+            return standing_of(origin, np.zeros(self._raw.context, bool))
+        if self._whole[row][column]:
+            return self._without[origin]
+        values = self._raw.values[row, : self._raw.context, column]
+        return standing_of(origin, np.isfinite(values))
 
 
 def standing_of(origin: int, seen: NDArray[np.bool_]) -> Standing:

@@ -237,6 +237,7 @@ def drift_rules(config: Config) -> DriftRules:
         threshold=online.drift_threshold,
         false_alarm_slots=online.drift_false_alarm_slots,
         fleet_share=online.drift_fleet_share,
+        update_share=online.drift_update_share,
         seed=config.training.seed,
     )
 

@@ -60,7 +60,9 @@ class Drift:
         self._seen: Ints = np.zeros(0, np.int64)
         self._day = slots_per_day(rules.step_seconds)
         chance = min(0.5, len(_CHANNELS) * self._day / rules.false_alarm_slots)
-        self._vote = Vote(0, day=self._day, share=rules.fleet_share, chance=chance)
+        self._vote = Vote(
+            0, day=self._day, share=rules.fleet_share, acts=rules.update_share, chance=chance
+        )
 
     @property
     def block_ended(self) -> bool:

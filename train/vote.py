@@ -22,8 +22,6 @@ from train.detector import Bools, Ints
 
 _ONCE_IN_DAYS = 365
 """How rare a day must be on which as many drift by chance."""
-_ACTS = 0.02
-"""The share of the fleet whose drift asks for an update at once."""
 _USUAL_DAYS = 14
 """What is usual is forgotten over so many days."""
 
@@ -39,10 +37,13 @@ class Outcome:
 
 
 class Vote:
-    """Who drifted when. `day` is in slots, `chance` is that of one server's false alarm in it."""
+    """Who drifted when. `day` is in slots, `chance` is that of one server's false alarm in it.
 
-    def __init__(self, count: int, *, day: int, share: float, chance: float) -> None:
-        self._day, self._share, self._chance = day, share, chance
+    The fleet drifts with a `share` of its servers; `acts` is the share that asks for an update.
+    """
+
+    def __init__(self, count: int, *, day: int, share: float, acts: float, chance: float) -> None:
+        self._day, self._share, self._acts, self._chance = day, share, acts, chance
         self.drifted: Ints = np.full(count, -1, np.int64)
         """The slot of each server's last alarm; -1 without one."""
         self.since: Ints = np.full(count, -1, np.int64)
@@ -74,7 +75,7 @@ class Vote:
         kinds = len(np.unique(alike[watching | told]))
         by_chance = _at_least(len(np.unique(alike[told])), kinds, max(before, self._chance))
         wide = share >= self._share and by_chance < 1 / _ONCE_IN_DAYS
-        acts = wide or int(self._of(slot, self.acted_slot).sum()) / total >= _ACTS
+        acts = wide or int(self._of(slot, self.acted_slot).sum()) / total >= self._acts
         if wide:
             self.fleet_slot, self.fleet_since = slot, int(np.median(self.since[told]))
         if acts:

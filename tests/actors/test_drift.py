@@ -199,14 +199,15 @@ def test_every_key_reaches_the_detection(tmp_path):
         return arguments.settings(small_config(tmp_path, REPLAY, **learning)).drift
 
     usual = rules()
-    assert (usual.detector, usual.block, usual.fleet_share) == ("cusum", 12, 0.5)
+    assert (usual.detector, usual.block) == ("cusum", 12)
+    assert (usual.fleet_share, usual.update_share) == (0.5, 0.1)
     assert rules(drift_detection_enabled=False) is None
     asked = rules(drift_detector="window", drift_window_size=600, drift_threshold=0.3)
     assert (asked.window, asked.threshold) == (600, 0.3)
     inputs, losses = asked.detectors(2)
     assert inputs.settings == losses.settings == {"window": 50, "threshold": 0.3, "floor": 1e-9}
-    rare = rules(drift_false_alarm_slots=50_000, drift_fleet_share=0.7)
-    assert rare.fleet_share == 0.7
+    rare = rules(drift_false_alarm_slots=50_000, drift_fleet_share=0.7, drift_update_share=0.3)
+    assert (rare.fleet_share, rare.update_share) == (0.7, 0.3)
     assert rare.detectors(2)[1].settings["wanted"] == 50_000 / 12
     for kind in ("adwin", "kswin", "page_hinkley"):
         assert rules(drift_detector=kind).detectors(1)[0].kind == kind

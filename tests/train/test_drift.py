@@ -185,7 +185,7 @@ def test_the_fleet_of_one_server_never_drifts_as_a_fleet_but_asks_for_an_update(
 
 
 def test_a_few_of_very_many_ask_for_no_update():
-    vote = Vote(1000, day=DAY, share=0.5, chance=0.01)
+    vote = Vote(1000, day=DAY, share=0.5, acts=0.02, chance=0.01)
     drifted = np.arange(1000) < 10
     every = np.arange(1000)
     outcome = vote.take(50, 4, drifted, np.full(1000, 40), np.ones(1000, bool), every)

@@ -26,6 +26,8 @@ from connect.stream import Client
 from forecast.config import Config
 from serve_app import build
 
+_ROOT = Path(__file__).resolve().parent.parent
+_CONFIGS = (_ROOT / "configs" / "laptop.toml", _ROOT / "bench" / "smoke.toml")
 _CALM_READERS, _CALM_PAUSE_S = 4, 0.25
 _SWAP_READERS = 280
 _SWAPS_UNDER_LOAD = 2
@@ -38,7 +40,7 @@ def main() -> int:
     options = _arguments().parse_args()
     with tempfile.TemporaryDirectory(prefix="fc-state-") as folder:
         loaded, replay = plan_replay(
-            tuple(options.config),
+            tuple(options.config) or _CONFIGS,
             options.data,
             options.targets,
             servers=options.servers if options.data else None,

@@ -48,6 +48,7 @@ ROWS = (
     Row("frozen_calibrated", "frozen", ("champion_calibrated",), "frozen, calibrated online"),
     Row("frozen_ensemble", "frozen", ("ensemble",), "frozen and experts, learned weights"),
     Row("naive", "naive", ("champion",), "an update every hour, no gate"),
+    Row("learned", "default", ("champion",), "default's champion alone: what learning made of it"),
     Row("default", "default", _SERVED, "the product as configured"),
     Row("rollout", "rollout", _SERVED, "default; what passes goes by shadow and canary"),
     Row("periodic", "periodic", _SERVED, "a retrain from nothing every day, no updates"),

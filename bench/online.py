@@ -125,7 +125,7 @@ def _wishes(options: argparse.Namespace) -> Wishes:
     data = options.data or os.environ.get("FLEETCAST_DATA")
     if data is None:
         raise ConfigError("--data: name a file, or set FLEETCAST_DATA to the folder with the data")
-    quick = options.quick and options.scenario != "quiet"
+    quick = options.quick and not options.scenario.startswith("quiet")
     small = quick and options.scenario in ("natural", "drift", "recurring", "cron")
     return Wishes(
         scenario=options.scenario,

@@ -32,6 +32,8 @@ log = logging.getLogger("fleetcast.controller")
 
 _FULL = ("base", "retrain")
 """Trainings that start from nothing."""
+_BASE_AGAIN_HOURS = 3
+"""After so long at most a first model that failed is tried once more."""
 
 
 class Learning(Drawing, FromHome):
@@ -154,7 +156,8 @@ class Learning(Drawing, FromHome):
         if not self._members.complete:
             status = await self._buffer.status.remote()
             begun = None if status.first_slot is None else status.first_slot + settings.bootstrap
-            early = last is not None and slot - last < settings.update_every
+            again = min(settings.update_every, _BASE_AGAIN_HOURS * settings.per_hour)
+            early = last is not None and slot - last < again
             if early or begun is None or slot < begun:
                 return None
             return self._pending("base", slot, None)

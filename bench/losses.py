@@ -37,7 +37,8 @@ TARGETS = (
     "disk_write_kb_per_s",
 )
 _HISTORY_DAYS = 7
-_LAPTOP = Path(__file__).parents[1] / "configs" / "laptop.toml"
+_ROOT = Path(__file__).parents[1]
+_CONFIGS = (_ROOT / "configs" / "laptop.toml", _ROOT / "bench" / "often.toml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def series(data: Path, setting: Setting, *, seed: int) -> Losses:
         data, targets=TARGETS, servers=setting.servers, days=days, history_days=_HISTORY_DAYS
     )
     config = load(
-        [_LAPTOP],
+        _CONFIGS,
         data=replay.config(),
         overrides={"training": {"max_steps": setting.base_steps, "threads": 1, "seed": seed}},
     ).config

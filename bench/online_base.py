@@ -20,6 +20,7 @@ from forecast.schema import SampleBlock
 from forecast.storage import write_atomic
 from train.buffer import Buffer
 from train.jobs import BaseJob
+from train.pretrain import GRADIENT_CLIP
 
 
 def base_model(config: Config, replay: Replay) -> Artifact:
@@ -106,6 +107,7 @@ def _digest(config: Config, replay: Replay) -> str:
         "step": schema.step_seconds,
         "draw": [settings.history_hours, settings.base_windows, settings.holdout_hours],
         "seed": settings.seed,
+        "gradient_clip": GRADIENT_CLIP,
     }
     known = hashlib.sha256(json.dumps(plain(entering), sort_keys=True).encode())
     block, _ = replay.samples(replay.first_slot, replay.start_slot, schema=schema)

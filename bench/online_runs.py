@@ -47,6 +47,8 @@ LAPTOP = Path(__file__).resolve().parents[1] / "configs" / "laptop.toml"
 _HOURLY: Mapping[str, Any] = {
     "enabled": True,
     "update_frequency_minutes": 60,
+    "windows_per_update": 256,
+    "online_epochs": 5,
     "enable_validation": False,
     "retrain_interval_hours": 0,
 }

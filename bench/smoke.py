@@ -27,7 +27,7 @@ from forecast.config import Config
 from serve_app import build
 
 _ROOT = Path(__file__).resolve().parent.parent
-_CONFIGS = (_ROOT / "configs" / "laptop.toml", _ROOT / "bench" / "smoke.toml")
+_CONFIGS = (_ROOT / "configs" / "laptop.toml", _ROOT / "bench" / "often.toml")
 _CALM_READERS, _CALM_PAUSE_S = 4, 0.25
 _SWAP_READERS = 280
 _SWAPS_UNDER_LOAD = 2

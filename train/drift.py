@@ -38,6 +38,7 @@ _GONE_DAYS = 3
 """A server of which nothing came for so long is forgotten."""
 _CHANNELS = ("level", "spread", "loss")
 _SHOWN = 20
+_VOTES = ("fleet_share", "update_share")
 
 
 class Drift:
@@ -206,12 +207,15 @@ class Drift:
 
     @classmethod
     def unpack(cls, data: bytes | memoryview, rules: DriftRules) -> Self:
-        """What `pack` wrote; under other rules than now, all begins anew but for the alarms."""
+        """What `pack` wrote; where the detection has other rules now, only the alarms are left.
+
+        The vote's two shares are read anew with each block, so that another one changes nothing.
+        """
         header, arrays = unpack("drift", data)
         made = cls(rules)
         made.alarms = tuple(Alarm(**tuples(alarm)) for alarm in header["alarms"])
         made.slot = header["slot"]
-        if tuples(header["rules"]) != asdict(rules):
+        if _detection(tuples(header["rules"])) != _detection(asdict(rules)):
             return made
         made.servers = unpack_names(arrays["servers"])
         made._inputs = type(made._inputs).unpack(arrays["inputs"].data)
@@ -254,6 +258,11 @@ class Drift:
             ],
             "alarms": [alarm.to_json() for alarm in reversed(self.alarms[-_SHOWN:])],
         }
+
+
+def _detection(rules: Mapping[str, Any]) -> dict[str, Any]:
+    """What detectors, seasons and sums depend on."""
+    return {name: value for name, value in rules.items() if name not in _VOTES}
 
 
 def _alike(x: Floats) -> Ints:

@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
     from forecast.windows import RawWindows
 
-__all__ = ["LOOKS", "PretrainReport", "Run", "pretrain"]
+__all__ = ["GRADIENT_CLIP", "LOOKS", "PretrainReport", "Run", "pretrain"]
 
 OnProgress = Callable[[int, int, float], None]
 """Called after each step with (steps made, steps planned, smoothed training loss)."""
 
-_GRADIENT_CLIP = 0.1
+GRADIENT_CLIP = 0.1
 """The most that a step's gradient may measure: one absurd jump must not move the weights far.
 Of three trainings on 15 days of Bitbrains, a limit of 1 spoiled two, by 7 and 15 %; .1 none."""
 _TALKERS = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch")
@@ -265,7 +265,7 @@ def _trainer(plan: Plan, callbacks: list[Callback], run: Run) -> Trainer:
         **{**where, **run.lightning},
         max_epochs=1,  # the batches go through all passes by themselves
         max_steps=plan.steps,
-        gradient_clip_val=_GRADIENT_CLIP,
+        gradient_clip_val=GRADIENT_CLIP,
         val_check_interval=plan.look_every,
         check_val_every_n_epoch=None,  # the interval counts steps
         num_sanity_val_steps=0,

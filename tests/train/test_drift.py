@@ -176,6 +176,22 @@ def test_a_lower_share_lets_fewer_servers_speak_for_the_fleet():
     assert not scene.fleet_alarms(scene.watched(Drift(rules(fleet_share=0.9))))
 
 
+@pytest.mark.parametrize(("share", "acts"), [(0.05, True), (0.4, False)])
+def test_as_many_as_the_rules_say_ask_for_an_update(share, acts):
+    scene = changed([0], factor=1.5, servers=12)
+    drift = scene.watched(Drift(rules(fleet_share=0.9, update_share=share)))
+    assert after(scene, drift)
+    assert {one.acts for one in drift.alarms} == {acts}
+
+
+def test_other_shares_of_the_vote_change_nothing_of_what_is_watched():
+    scene = changed([0], factor=1.5, servers=3, days=16)
+    drift = scene.watched()
+    other = Drift.unpack(drift.pack(), rules(update_share=0.5, fleet_share=0.7))
+    assert other.servers == drift.servers
+    assert other.levels() == drift.levels()
+
+
 def test_the_fleet_of_one_server_never_drifts_as_a_fleet_but_asks_for_an_update():
     scene = changed([0], factor=1.5, servers=1)
     drift = scene.watched()

@@ -49,6 +49,7 @@ _HOURLY: Mapping[str, Any] = {
     "update_frequency_minutes": 60,
     "windows_per_update": 256,
     "online_epochs": 5,
+    "moving": "full",
     "enable_validation": False,
     "retrain_interval_hours": 0,
 }
@@ -68,6 +69,7 @@ RUNS: Mapping[str, Mapping[str, Any]] = {
     "sliding_window": {**_ON, "strategy": "sliding_window"},
     "last_layers": {**_ON, "moving": "last_layers"},
     "adapter": {**_ON, "moving": "adapter"},
+    "full": {**_ON, "moving": "full"},
     "ewc": {**_ON, "ewc_weight": 1.0},
     "distillation": {**_ON, "distillation_weight": 0.5},
     "warm_restarts": {**_ON, "warm_restart_steps": 10},

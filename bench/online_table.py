@@ -57,6 +57,7 @@ ROWS = (
     Row("versions", "ensemble", _SERVED, "accepted versions stay as members"),
     Row("last_layers", "last_layers", _SERVED, "updates move the last layers only"),
     Row("adapter", "adapter", _SERVED, "updates move an output adapter only"),
+    Row("full", "full", _SERVED, "updates move all weights"),
     Row("ewc", "ewc", _SERVED, "default and EWC"),
     Row("distillation", "distillation", _SERVED, "default and distillation"),
     Row("warm_restarts", "warm_restarts", _SERVED, "default and warm restarts"),

@@ -77,7 +77,7 @@ class OnlineLearning(Scheduling):
     drift_false_alarm_slots: int = Field(default=20_000, ge=1000)
     """Wanted mean time between false alarms of a server (`cusum`; the two above: `window`)."""
     drift_fleet_share: float = Field(default=0.5, gt=0, le=1)
-    drift_update_share: float = Field(default=0.1, gt=0, le=1)
+    drift_update_share: float = Field(default=0.25, gt=0, le=1)
     """Share of the servers that drift within a day: the fleet drifts; an update starts at once."""
     retrain_interval_hours: int = Field(default=0, ge=0)
     """Event time between full retrains on `lookback_days`; 0: none by itself, but 24 where the

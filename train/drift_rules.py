@@ -29,7 +29,7 @@ class DriftRules:
     """Wanted mean time between false alarms of one server and channel (`cusum`)."""
     fleet_share: float = 0.5
     """Of the servers, which must drift within a day for the fleet to drift."""
-    update_share: float = 0.1
+    update_share: float = 0.25
     """Of the servers, whose drift within a day, and since the last that did, asks for an update."""
     input_hours: int = 96
     loss_hours: int = 48

@@ -200,7 +200,7 @@ def test_every_key_reaches_the_detection(tmp_path):
 
     usual = rules()
     assert (usual.detector, usual.block) == ("cusum", 12)
-    assert (usual.fleet_share, usual.update_share) == (0.5, 0.1)
+    assert (usual.fleet_share, usual.update_share) == (0.5, 0.25)
     assert rules(drift_detection_enabled=False) is None
     asked = rules(drift_detector="window", drift_window_size=600, drift_threshold=0.3)
     assert (asked.window, asked.threshold) == (600, 0.3)

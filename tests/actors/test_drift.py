@@ -150,6 +150,7 @@ async def test_a_confirmed_drift_is_on_record_and_asks_for_an_update(tmp_path, s
 async def test_without_updates_some_servers_drift_asks_for_nothing_but_the_fleets_does(
     tmp_path, settings
 ):
+    settings = replace(settings, drift=replace(settings.drift, update_share=0.1))
     one = Scene(servers=5, days=16)
     one.cpu[CHANGE * DAY :, 0] *= 1.5
     run = await ran(tmp_path / "run", one, replace(settings, online=False))

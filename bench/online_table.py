@@ -293,7 +293,12 @@ def line(table: Table, about: Mapping[str, Any]) -> dict[str, Any]:
 def paired_gain(
     ours_DTF: Float64Array, theirs_DTF: Float64Array, levels: Sequence[float], seed: int
 ) -> tuple[float, float, float]:
-    """1 - WQL / WQL of the other over all blocks D, and the ends of its interval of 95 %."""
+    """1 - WQL / WQL of the other over all blocks D, and the ends of its interval of 95 %.
+
+    Blocks without a scored cell are none: a resample of them alone would have no WQL.
+    """
+    seen = (ours_DTF[..., 0] > 0).any(1)
+    ours_DTF, theirs_DTF = ours_DTF[seen], theirs_DTF[seen]
     gain = (
         1
         - mean_wql(ours_DTF.sum(0)[None], levels)[0] / mean_wql(theirs_DTF.sum(0)[None], levels)[0]

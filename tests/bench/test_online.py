@@ -51,6 +51,13 @@ def row(name):
     return next(one for one in ROWS if one.name == name)
 
 
+def test_an_interval_is_of_the_days_that_were_scored():
+    late = Scored(("a",), 3 * SLOTS, 5 * SLOTS)
+    runs = [outcome("frozen", 1.0, restricted=late), outcome("default", 0.5, restricted=late)]
+    found = Table(runs, {}).gain(row("default"), FROZEN)
+    assert 0 < found["gain_low"] <= found["gain"] <= found["gain_high"] < 1
+
+
 def test_a_table_reads_members_of_runs_and_leaves_out_what_there_is_not():
     table = Table([outcome("frozen", 1.0), outcome("default", 0.5)], {})
     assert table.figures(row("naive")) is None

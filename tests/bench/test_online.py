@@ -24,7 +24,7 @@ def block(slot, member, values, servers=("a", "b")):
     return ForecastBlock(slot, member, None, servers, ("x", "y"), LEVELS, values)
 
 
-def played(error, *, seed=0, restricted=None, members=("champion", "copy_last")):
+def played(error, *, seed=0, restricted=None, members=("champion", "copy_last"), unseen=()):
     """A tally of a fleet whose champion errs by so much, and copy-last twice as far."""
     rng = np.random.default_rng(seed)
     tally = Tally(targets=("x", "y"), levels=LEVELS, horizon=2, day_slots=SLOTS)
@@ -36,7 +36,8 @@ def played(error, *, seed=0, restricted=None, members=("champion", "copy_last"))
             block(slot, name, (10 + factor * error * noise + width).astype(np.float32))
             for name, factor in zip(members, (1, 2), strict=True)
         ]
-        told.scored(slot, ("a", "b"), np.full((2, 2), 10.0, np.float32))
+        came = np.nan if slot in unseen else 10.0
+        told.scored(slot, ("a", "b"), np.full((2, 2), came, np.float32))
         told.issued(blocks)
     return tally
 
@@ -51,9 +52,9 @@ def row(name):
     return next(one for one in ROWS if one.name == name)
 
 
-def test_an_interval_is_of_the_days_that_were_scored():
-    late = Scored(("a",), 3 * SLOTS, 5 * SLOTS)
-    runs = [outcome("frozen", 1.0, restricted=late), outcome("default", 0.5, restricted=late)]
+def test_an_interval_is_of_the_days_on_which_something_came():
+    silent = range(2 * SLOTS, 5 * SLOTS)
+    runs = [outcome("frozen", 1.0, unseen=silent), outcome("default", 0.5, unseen=silent)]
     found = Table(runs, {}).gain(row("default"), FROZEN)
     assert 0 < found["gain_low"] <= found["gain"] <= found["gain_high"] < 1
 

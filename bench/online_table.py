@@ -202,11 +202,8 @@ class Table:
         if row not in self._known_hours:
             member = self.member(row)
             mine = [one for one in self._outcomes if one.run == row.run]
-            found = (
-                []
-                if member is None
-                else [Hours.of(one.hours, member) for one in mine if one.hours is not None]
-            )
+            hours = [one.hours for one in mine if one.hours is not None]
+            found = [] if member is None else [Hours.of(each, member) for each in hours]
             self._known_hours[row] = Hours.together(found) if found else None
         return self._known_hours[row]
 

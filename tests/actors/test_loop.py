@@ -127,8 +127,8 @@ async def test_an_update_is_judged_once_even_if_its_verdict_comes_when_it_is_rea
 
 
 async def test_a_first_training_that_fails_says_why_and_the_baselines_go_on(tmp_path):
-    config = small_config(tmp_path, REPLAY, update_frequency_minutes=1440)
-    # Due after seven hours, of which the gate holds back six: nothing is left to train on.
+    config = small_config(tmp_path, REPLAY, gate_holdout_hours=200)
+    # Due after seven hours and again and again; the gate holds back more than there is.
     training = config.training.model_copy(update={"bootstrap_hours": 7})
     fleet = LocalFleet(config.model_copy(update={"training": training}), now=lambda: 0.0)
     for request_id, block in blocks(REPLAY, slots=0)[:3]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from actors import arguments
 from actors.settings import Settings
+from bench.configs import LAPTOP
 from bench.scenarios import Scenario
 from bench.whole_stream import filled, issued
 from forecast.config import Config
@@ -26,7 +26,6 @@ from train.buffer import Buffer
 from train.drift import Drift
 
 SERVED, NAIVE = "least_squares", "seasonal_naive"
-_LAPTOP = Path(__file__).resolve().parents[1] / "configs" / "laptop.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ class Losses:
 
 def config_of(stream: Scenario) -> Config:
     """The product's configuration for a stream."""
-    return load([_LAPTOP], data=stream.replay.config(), overrides=stream.config).config
+    return load([LAPTOP], data=stream.replay.config(), overrides=stream.config).config
 
 
 def losses_of(stream: Scenario, *, forecasts: bool = True) -> Losses:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from actors.federated_arguments import spec_of
+from bench.configs import LAPTOP
 from bench.losses import TARGETS
 from bench.whole_stream import filled
 from connect.files import FileSource
@@ -26,8 +27,6 @@ from forecast.model import ModelSpec
 from forecast.schema import Schema
 from forecast.windows import RawWindows
 from train.buffer import Buffer
-
-_LAPTOP = Path(__file__).resolve().parents[1] / "configs" / "laptop.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +153,7 @@ def _replay(grid: GridSource, last: int) -> Replay:
 def _config(grid: GridSource, role: str) -> Config:
     known = {"model": {"roles": [role]}} if role else {}
     data = _replay(grid, grid.last_slot).config()
-    return load([_LAPTOP], data=data, overrides=known).config
+    return load([LAPTOP], data=data, overrides=known).config
 
 
 def _filled(config: Config, grid: GridSource, last: int) -> Buffer:

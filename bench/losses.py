@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from actors import arguments
 from actors.trainer import make_trainer
+from bench.configs import OFTEN
 from bench.online_base import base_at
 from bench.whole_stream import filled
 from connect.replay import Replay, from_file
@@ -37,8 +38,6 @@ TARGETS = (
     "disk_write_kb_per_s",
 )
 _HISTORY_DAYS = 7
-_ROOT = Path(__file__).parents[1]
-_CONFIGS = (_ROOT / "configs" / "laptop.toml", _ROOT / "bench" / "often.toml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ def series(data: Path, setting: Setting, *, seed: int) -> Losses:
         data, targets=TARGETS, servers=setting.servers, days=days, history_days=_HISTORY_DAYS
     )
     config = load(
-        _CONFIGS,
+        OFTEN,
         data=replay.config(),
         overrides={"training": {"max_steps": setting.base_steps, "threads": 1, "seed": seed}},
     ).config

@@ -32,6 +32,7 @@ import torch
 
 from actors.backtest import play, tally_of
 from actors.buffer import BufferActor
+from bench.configs import LAPTOP
 from bench.online_base import cached_base, oracle_model
 from bench.online_rows import FreshBuffer, LeakyBuffer
 from bench.scenarios import Scenario, Scored, scenario
@@ -41,8 +42,6 @@ from forecast.config_files import load
 from forecast.errors import ConfigError
 from forecast.record import ForecastBlock
 from forecast.tally import Tally
-
-LAPTOP = Path(__file__).resolve().parents[1] / "configs" / "laptop.toml"
 
 _HOURLY: Mapping[str, Any] = {
     "enabled": True,

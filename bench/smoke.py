@@ -19,6 +19,7 @@ from typing import Any
 
 from actors.embedded import Embedded
 from actors.session import Session
+from bench.configs import OFTEN
 from bench.load import Account, Readers, servers_of
 from cli import plan_replay
 from connect.replay import Replay
@@ -26,8 +27,6 @@ from connect.stream import Client
 from forecast.config import Config
 from serve_app import build
 
-_ROOT = Path(__file__).resolve().parent.parent
-_CONFIGS = (_ROOT / "configs" / "laptop.toml", _ROOT / "bench" / "often.toml")
 _CALM_READERS, _CALM_PAUSE_S = 4, 0.25
 _SWAP_READERS = 280
 _SWAPS_UNDER_LOAD = 2
@@ -40,7 +39,7 @@ def main() -> int:
     options = _arguments().parse_args()
     with tempfile.TemporaryDirectory(prefix="fc-state-") as folder:
         loaded, replay = plan_replay(
-            tuple(options.config) or _CONFIGS,
+            tuple(options.config) or OFTEN,
             options.data,
             options.targets,
             servers=options.servers if options.data else None,

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from actors import arguments
+from bench.configs import LAPTOP
 from bench.losses import TARGETS
 from bench.online_base import base_at
 from bench.online_table import mean_wql, paired_gain
@@ -43,7 +44,6 @@ _HISTORIES = (3, 5, 7)
 """Days of history of each version."""
 _RULES: tuple[Rule, ...] = ("learned", "uniform", "recency")
 _BLOCK_HOURS = 6
-_LAPTOP = Path(__file__).resolve().parents[1] / "configs" / "laptop.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def _record(data: Path, targets: str, servers: int, days: float, seed: int) -> t
         days=days + history,
         history_days=history,
     )
-    config = load([_LAPTOP], data=replay.config()).config
+    config = load([LAPTOP], data=replay.config()).config
     settings = arguments.settings(config)
     buffer = filled(config, replay)
     members = _versions(config, buffer, replay, seed)

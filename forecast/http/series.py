@@ -70,17 +70,15 @@ class Standings:
         """The standing of one series by its window; all gaps where the windows lack the metric."""
         column, origin = self._column.get(metric), int(self._raw.origin[row])
         if column is None:
-            return standing_of(origin, np.zeros(self._raw.context, bool))
+            return _with_gaps(origin, np.zeros(self._raw.context, bool))
         if self._whole[row][column]:
             return self._without[origin]
         values = self._raw.values[row, : self._raw.context, column]
-        return standing_of(origin, np.isfinite(values))
+        return _with_gaps(origin, np.isfinite(values))
 
 
-def standing_of(origin: int, seen: NDArray[np.bool_]) -> Standing:
-    """Status, detail and missing slots of a window, judged by its own values alone."""
-    if seen.all():
-        return Standing(origin, "ok", None, 0, 0)
+def _with_gaps(origin: int, seen: NDArray[np.bool_]) -> Standing:
+    """Of a context [L] of which these slots were seen."""
     at = np.flatnonzero(seen)
     gaps = int((~seen).sum())
     if not at.size:

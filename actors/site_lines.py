@@ -29,9 +29,14 @@ class Line:
         self._actors, self._loop = actors, loop
 
     def ask(self, role: str, method: str, *args: Any, **kwargs: Any) -> Any:
-        """The answer; raises Busy while the actor cannot give one."""
+        """The answer; raises Busy while the actor cannot give one, RuntimeError after the loop."""
         asked = self._actors.ask(role, method, *args, timeout_s=_TIMEOUT_S, **kwargs)
-        return asyncio.run_coroutine_threadsafe(asked, self._loop).result()
+        try:
+            answer = asyncio.run_coroutine_threadsafe(asked, self._loop)
+        except RuntimeError:  # the loop is closed
+            asked.close()
+            raise
+        return answer.result()
 
 
 class BufferSource:

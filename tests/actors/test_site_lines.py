@@ -82,3 +82,10 @@ async def test_the_clusters_aggregator_takes_and_answers_what_one_over_http_does
     with pytest.raises(StateError, match="is of 'a', not of 'b'"):
         await of("send", "b", 0, dump(*update("a", 1, 1)))
     await one.close()
+
+
+def test_a_question_after_the_end_is_an_error_and_nothing_else():
+    loop = asyncio.new_event_loop()
+    loop.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        Line(Asking(), loop).ask("buffer", "status")

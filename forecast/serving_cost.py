@@ -37,7 +37,7 @@ def costs(model: Model, raw: RawWindows) -> dict[str, Any]:
         found[precision] = {
             "max_error": _shown(float(np.abs(scaled - wanted).max())),
             "pinball": loss(scaled),
-            "tabulated": served.engine.tabulated,
+            "steep": served.engine.steep,
             "table_bytes": served.engine.table_bytes,
             "table_error": _shown(served.engine.table_error),
         }

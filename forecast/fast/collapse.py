@@ -74,8 +74,11 @@ def collapse(network: FastTFT, tolerance: float, *, small: bool = False) -> Coll
     tables = Tables.build([curves_of(w, shape, kind) for kind in kinds], tolerance)
     if small:
         tables = replace(tables, rows=in_bytes(tables.rows))
-    static = static_of(w, shape, tables.rows)
-    encoder, decoder = (selection_of(w, shape, kind, tables.rows) for kind in kinds[:2])
+    steep = dict(zip(kinds, tables.steep, strict=True))
+    static = static_of(w, shape, tables.rows, steep.get("static", ()))
+    encoder, decoder = (
+        selection_of(w, shape, each, tables.rows, steep[each]) for each in kinds[:2]
+    )
     out, sizes = _contexts_out(w, encoder, decoder)
     gate, bias = collapsed_gate(w, "contexts")
     local, enrich = norm_of(w, "local"), norm_of(w, "enrich")

@@ -48,9 +48,6 @@ class Outside:
 class ServingTFT:
     """A network that only forecasts; built from a fast network whose weights it copies.
 
-    A curve may be too steep for any table: a norm over two or three numbers jumps where they meet.
-    Then `tabulated` is False, and the exact form answers always.
-
     One instance is used by one thread at a time: `outside` counts.
     """
 
@@ -68,12 +65,16 @@ class ServingTFT:
         self.small = precision == "int8"
         with torch.inference_mode():
             self._parts: Collapsed = collapse(self.exact, tolerance, small=self.small)
-        self.tabulated = self.table_error <= tolerance
+
+    @property
+    def steep(self) -> int:
+        """Curves that are too steep for a table and are computed: each takes time."""
+        return sum(len(each) for each in self._parts.tables.steep)
 
     @property
     def table_bytes(self) -> int:
-        """Memory of the tables; 0 where the exact form answers always."""
-        return self._parts.tables.rows.nbytes if self.tabulated else 0
+        """Memory of the tables."""
+        return self._parts.tables.rows.nbytes
 
     @property
     def table_error(self) -> float:
@@ -83,8 +84,6 @@ class ServingTFT:
     @torch.inference_mode()
     def __call__(self, encoder_cont: Tensor, decoder_cont: Tensor, categories: Tensor) -> Tensor:
         """Scaled quantiles [N, H, T, Q] from [N, L, C], [N, H, C] and categories [N, K]."""
-        if not self.tabulated:
-            return self.exact(encoder_cont, decoder_cont, categories)  # type: ignore[no-any-return]
         steps = encoder_cont.shape[1] + decoder_cont.shape[1]
         if not len(encoder_cont):
             return encoder_cont.new_empty(0, decoder_cont.shape[1], *self._parts.outputs)

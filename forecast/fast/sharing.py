@@ -1,21 +1,25 @@
 """Variable selection of fixed weights: shares by small products, curves by one `embedding_bag`.
 
+Curves that are too steep for a table are computed beside it.
+
 Legend: V real variables, K nodes, F features, H hidden size, N windows, S steps, R = N x S rows,
 C real columns.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from forecast.fast.branches import curves
+from forecast.fast.branches import branches, curves
 from forecast.fast.gates import Affine, Gated, bent_, collapsed_gate, inverse_length, norm_of
 from forecast.fast.pieces import Weights
 from forecast.fast.selection import (
+    FoldedSelection,
     category_branch,
     flat_linear,
     flat_skip,
@@ -116,12 +120,36 @@ def span(columns: list[int]) -> Columns:
 
 
 @dataclass(frozen=True, slots=True)
+class Steep:
+    """The variables of one selection that no table is fine enough for: their curves themselves."""
+
+    which: list[int]
+    folded: FoldedSelection
+    """Of these alone."""
+
+    def add_to(self, chosen_RH: Tensor, values_RV: Tensor, share_VR: Tensor) -> Tensor:
+        """[R, H] what was read off the tables, with these, each times its share."""
+        if not self.which:
+            return chosen_RH
+        values_VR = values_RV.T[self.which].contiguous()
+        skip_VUR = skip_inputs(self.folded, values_VR)
+        each = self.folded.each
+        return chosen_RH + branches(values_VR, share_VR[self.which], skip_VUR, 0.0, each).T
+
+
+def steep_of(weights: Weights, shape: Shape, kind: str, which: Sequence[int]) -> Steep:
+    """Those of one selection."""
+    return Steep(list(which), fold(weights, shape, kind).only(list(which)))
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
     """The variables of context or horizon."""
 
     columns: Columns
     rows: Tensor
     """The tables."""
+    steep: Steep
     shares: Shares | None
 
     def __call__(
@@ -139,7 +167,7 @@ class Selection:
             skip = torch.addmm(shares.skip_bias, shares.skip_weight, values_RV.T)
             share_VR = shares(before, skip)
         chosen = bag(self.rows, cell.flatten(0, 1), beyond.flatten(0, 1), share_VR)
-        return chosen.view(count, steps, -1)
+        return self.steep.add_to(chosen, values_RV, share_VR).view(count, steps, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +177,8 @@ class Static:
     columns: Columns
     rows: Tensor
     """The tables."""
+    steep: Steep | None
+    """None where there are categories alone."""
     shares: Shares | None
     category_columns: tuple[int, ...]
     inward: tuple[Tensor, ...]
@@ -178,22 +208,26 @@ class Static:
             branch[rows] * share[place][:, None]
             for place, (branch, rows) in enumerate(zip(self.branches, chosen, strict=True))
         ]
-        if values.shape[1]:
-            total.append(bag(self.rows, cell, beyond, share[first:]))
+        if self.steep is not None:
+            read = bag(self.rows, cell, beyond, share[first:])
+            total.append(self.steep.add_to(read, values, share[first:]))
         summed = total[0]
         for more in total[1:]:
             summed = summed + more
         return summed.T.contiguous()
 
 
-def selection_of(weights: Weights, shape: Shape, kind: str, rows: Tensor) -> Selection:
-    """The variables of `encoder` or `decoder`."""
+def selection_of(
+    weights: Weights, shape: Shape, kind: str, rows: Tensor, steep: Sequence[int]
+) -> Selection:
+    """The variables of `encoder` or `decoder`; those of `steep` are computed."""
     columns = span(shape.columns_of(getattr(shape, f"{kind}_reals")))
-    return Selection(columns, rows, shares_of(weights, shape, kind))
+    computed = steep_of(weights, shape, kind, steep)
+    return Selection(columns, rows, computed, shares_of(weights, shape, kind))
 
 
-def static_of(weights: Weights, shape: Shape, rows: Tensor) -> Static | None:
-    """The static variables; None where there are none."""
+def static_of(weights: Weights, shape: Shape, rows: Tensor, steep: Sequence[int]) -> Static | None:
+    """The static variables, None where there are none; those of `steep` are computed."""
     if not shape.static_reals and not shape.static_categories:
         return None
     shares = shares_of(weights, shape, "static")
@@ -212,6 +246,7 @@ def static_of(weights: Weights, shape: Shape, rows: Tensor) -> Static | None:
     return Static(
         columns=span(shape.columns_of(shape.static_reals)),
         rows=rows,
+        steep=steep_of(weights, shape, "static", steep) if shape.static_reals else None,
         shares=shares,
         category_columns=tuple(category.column for category in shape.static_categories),
         inward=tuple(inward),

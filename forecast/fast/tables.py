@@ -4,7 +4,8 @@ A value's cell is read off the bits of `1 + |value|`: the exponent and the first
 mantissa. So cells are 2^-bits wide up to 1, twice as wide up to 3, then up to 7, 15 and 31, where
 the table ends; position and cell cost two shifts and no search. Inputs are of unit scale and
 compressed far out, which is where a network's curves bend. Each variable has as many bits as its
-own curves need: a training makes a few of them steep, and most stay flat.
+own curves need: a training makes a few of them steep, and most stay flat. A long one makes some too
+steep for any table, as a norm over few numbers jumps where they meet: these are computed, not read.
 
 Legend: V variables, K nodes, H hidden size, R rows.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ _ONE = 127 << _MANTISSA
 """The bits of 1.0."""
 _FEWEST, _MOST = 7, 13
 """Bits of a cell's width: 1,282 to 81,922 nodes."""
+_AT_ONCE = 1 << 18
+"""Nodes of all variables that are computed at a time: bounds the memory."""
 
 
 def nodes(bits: int) -> Tensor:
@@ -87,6 +90,8 @@ class Tables:
     """Of each set of curves."""
     bits: tuple[tuple[int, ...], ...]
     """Of each set, of each variable."""
+    steep: tuple[tuple[int, ...], ...]
+    """Of each set, the variables that no table is fine enough for: their rows are 0."""
     error: float
     """The largest error measured halfway between nodes, in units of the curve."""
 
@@ -94,21 +99,20 @@ class Tables:
     def build(cls, sets: Sequence[tuple[Curves, int]], tolerance: float) -> Tables:
         """Tables of sets of curves, each with its number of variables.
 
-        As fine as `tolerance` asks, between 1,282 and 81,922 nodes a variable; where that is not
-        enough, `error` is above it.
+        As fine as `tolerance` asks, between 1,282 and 81,922 nodes a variable.
         """
-        rows: list[Tensor] = []
-        places, bits, errors, first = [], [], list[float](), 0
-        for curves, count in sets:
-            made, chosen, error = _tabulated(curves, count, tolerance)
-            places.append(Places.of(chosen, first))
-            bits.append(tuple(chosen))
-            rows += made
-            first += sum(len(part) for part in made)
-            errors.append(error)
-        # Not "> tolerance": an error may be no number.
-        worst = next((error for error in errors if not error <= tolerance), max(errors))
-        return cls(torch.cat(rows).contiguous(), tuple(places), tuple(bits), worst)
+        made = [_tabulated(curves, count, tolerance) for curves, count in sets]
+        places, first = [], 0
+        for each in made:
+            places.append(Places.of(each.bits, first))
+            first += sum(len(part) for part in each.rows)
+        return cls(
+            torch.cat([part for each in made for part in each.rows]).contiguous(),
+            tuple(places),
+            tuple(tuple(each.bits) for each in made),
+            tuple(tuple(each.steep) for each in made),
+            max(each.error for each in made),
+        )
 
 
 def in_bytes(rows_KH: Tensor) -> Tensor:
@@ -120,30 +124,40 @@ def in_bytes(rows_KH: Tensor) -> Tensor:
     return packed
 
 
-def _tabulated(
-    curves: Curves, count: int, tolerance: float
-) -> tuple[list[Tensor], list[int], float]:
-    """Of each variable its rows [K, H] and bits; the largest error that is left.
+@dataclass(slots=True)
+class _Made:
+    """The tables of one set, variable by variable."""
 
-    A curve that is too steep for the finest table ends the search: what is found is of no use.
-    """
-    rows: list[Tensor] = [torch.empty(0)] * count
-    chosen, errors = [_FEWEST] * count, [0.0] * count
+    rows: list[Tensor]
+    """[K, H]"""
+    bits: list[int]
+    steep: list[int] = field(default_factory=list)
+    error: float = 0.0
+
+
+def _tabulated(curves: Curves, count: int, tolerance: float) -> _Made:
+    made = _Made([torch.empty(0)] * count, [_FEWEST] * count)
     todo = dict.fromkeys(range(count), _FEWEST)
     while todo:
         bits = min(todo.values())
-        these = [at for at, wanted in todo.items() if wanted == bits]
         places = nodes(bits)
+        these = [at for at, wanted in todo.items() if wanted == bits]
+        these = these[: max(1, _AT_ONCE // len(places))]
         values = curves(places.expand(len(these), -1), these)
         found = _between(curves, these, places, values)
         for at, part, error in zip(these, values, found, strict=True):
-            if not error <= tolerance and bits == _MOST:
-                return rows, chosen, error
-            rows[at], chosen[at], errors[at] = part.T, bits, error
             del todo[at]
-            if not error <= tolerance:
+            # Not "error > tolerance": an error may be no number.
+            if error <= tolerance:
+                made.rows[at], made.bits[at] = part.T, bits
+                made.error = max(made.error, error)
+            elif bits < _MOST:
                 todo[at] = _finer(bits, error / tolerance)
-    return rows, chosen, max(errors, default=0.0)  # none of them is NaN: that ends the search
+            else:
+                made.rows[at] = part.new_zeros(len(nodes(_FEWEST)), len(part))
+                made.steep.append(at)
+    made.steep.sort()
+    return made
 
 
 def _finer(bits: int, excess: float) -> int:

@@ -71,7 +71,6 @@ async def test_five_updates_on_either_network_end_in_the_same_verdicts_and_forec
 ):
     fast_decisions, fast, raw, fast_version = await played(tmp_path / "fast")
     assert isinstance(fast.engine, ServingTFT)
-    assert fast.engine.tabulated
     found = fast.scaled(transform(raw, fast.spec.window))
 
     defined = _Defined()

@@ -42,7 +42,7 @@ def artifact(model) -> Artifact:
 def test_the_manifest_says_what_each_precision_costs(artifact):
     found = json.loads(json.dumps(artifact.manifest["serving"], allow_nan=False))
     exact, full, small = found["exact_pinball"], found["float32"], found["int8"]
-    assert full["tabulated"]
+    assert full["steep"] == 0
     assert full["max_error"] <= 1e-4
     assert full["pinball"] == pytest.approx(exact, rel=2e-4)
     assert 1e-4 < small["max_error"] <= 0.1
@@ -99,21 +99,25 @@ def test_bytes_that_cost_too_much_give_way_to_float32(artifact, monkeypatch, cap
     assert "in int8 it is 0.2" in caplog.text
 
 
-def test_a_network_too_steep_for_tables_serves_in_the_exact_form_and_says_so(caplog):
+def test_a_network_with_curves_too_steep_for_tables_serves_as_fast_as_they_let_it():
     steep = ModelSpec(SPEC.window, SPEC.quantiles, hidden_size=4, hidden_continuous_size=2)
     model = Model(steep, build(steep, seed=3))
+    raw = made(NAMES, count=9)
     stored = pack(
         model,
         fingerprint="schema-a",
         lineage={"kind": "base"},
         metrics={},
-        probe=made(NAMES, count=2),
+        serving=costs(model, raw),
+        probe=raw.select(range(2)),
         created_at="2026-01-01T00:00:00+00:00",
     )
     loaded = unpack(stored, fingerprint=None)
-    assert loaded.engine is None
-    assert loaded.table_bytes == 0
-    assert "too steep for a table" in caplog.text
+    assert isinstance(loaded.engine, ServingTFT)
+    assert loaded.engine.steep > 0
+    told = stored.manifest["serving"]["float32"]
+    assert told["steep"] == loaded.engine.steep
+    assert told["max_error"] <= 1e-4
 
 
 def test_windows_beyond_the_tables_are_counted(model):

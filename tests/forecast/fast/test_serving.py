@@ -37,6 +37,16 @@ def serving() -> ServingTFT:
     return ServingTFT(FastTFT.of(network_of(CASE).eval()))
 
 
+@pytest.mark.parametrize("case", [CASE, BARE, replace(CASE, categories=())])
+def test_curves_that_no_table_is_fine_enough_for_are_computed(case):
+    network = FastTFT.of(network_of(case, noise=0.1).eval())
+    given = inputs_of(case)
+    serving = ServingTFT(network, tolerance=1e-12)
+    assert 0 < serving.steep <= 2 * (case.known + case.unknown + case.targets) + case.static_reals
+    with torch.inference_mode():
+        torch.testing.assert_close(serving(*given), network(*given), rtol=1e-5, atol=1e-5)
+
+
 def test_a_large_batch_is_its_parts(serving):
     given = inputs_of(replace(CASE, windows=2000))
     found = serving(*given)

@@ -46,19 +46,30 @@ def test_each_variable_is_as_fine_as_its_own_curves_need():
     assert len(tables.rows) == sum(len(nodes(bits)) for bits in (*first, *second))
 
 
-def test_a_curve_that_jumps_has_no_table():
-    def jump(values_WK: torch.Tensor, which: list[int]) -> torch.Tensor:
-        return torch.sign(values_WK - 0.3)[:, None]
+def jump(values_WK: torch.Tensor, which: list[int]) -> torch.Tensor:
+    """[W, 2, K] the second curve jumps, the others bend."""
+    jumps = torch.tensor([at == 1 for at in which])[:, None, None]
+    return torch.where(jumps, torch.sign(values_WK - 0.3)[:, None], two(values_WK, which))
 
-    assert Tables.build([(jump, 1)], 1e-3).error > 0.5
+
+def test_a_curve_that_jumps_has_no_table_and_the_others_do():
+    tables = Tables.build([(jump, 3), (two, 2)], 1e-3)
+    assert tables.steep == ((1,), ())
+    assert tables.error <= 1e-3
+    values = torch.tensor([[0.5, 0.5, 0.5]])
+    wanted = two(values.T, [0, 1, 2]).permute(2, 0, 1)
+    wanted[:, 1] = 0.0  # what is computed comes on top
+    torch.testing.assert_close(read(tables, values), wanted, rtol=0.0, atol=1e-3)
 
 
 def test_a_curve_that_is_no_number_has_no_table():
     def broken(values_WK: torch.Tensor, which: list[int]) -> torch.Tensor:
         return torch.full_like(values_WK, torch.nan)[:, None].expand(-1, 2, -1)
 
-    for sets in ([(broken, 1), (two, 2)], [(two, 2), (broken, 1)]):
-        assert not Tables.build([(curves, count) for curves, count in sets], 1e-3).error <= 1e-3
+    for first, second, steep in ((broken, two, ((0,), ())), (two, broken, ((), (0,)))):
+        tables = Tables.build([(first, 1), (second, 1)], 1e-3)
+        assert tables.steep == steep
+        assert tables.rows.isfinite().all()
 
 
 def test_the_largest_value_says_whether_all_are_inside():

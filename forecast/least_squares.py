@@ -35,11 +35,13 @@ Floats = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 HISTORY_DAYS = 14
-"""What is fitted on."""
+LEAST_HISTORY = 2016
+"""What is fitted on: so many days, and slots at least, which are more days from 10 minutes on."""
 MOST_WINDOWS = 24_000
 """Examples of a fit, over all servers."""
-LEAST_STRIDE = 7
-"""Slots between the origins of a server's examples at least: nearer ones say much the same."""
+MOST_STRIDE, LEAST_MINUTES = 7, 35
+"""So many slots, or minutes if they are fewer slots, lie between the origins of a server's
+examples at least: nearer ones say much the same."""
 
 _FLOOR = 0.1
 """Errors are never taken for smaller than this share of their usual size."""
@@ -70,6 +72,24 @@ class LeastSquaresTables:
     """[S+1, T, H] the mean size of the errors."""
     quantiles: Float32Array
     """[S+1, T, H, Q] of the errors in units of their expected size."""
+
+
+def reach(day: int) -> int:
+    """Slots back that the experts are fitted on, where a day has so many.
+
+    >>> reach(288) / 288, reach(24) / 24
+    (14.0, 84.0)
+    """
+    return max(HISTORY_DAYS * day, LEAST_HISTORY)
+
+
+def least_stride(day: int) -> int:
+    """Slots between a server's origins at least.
+
+    >>> least_stride(1440), least_stride(288), least_stride(24)
+    (7, 7, 1)
+    """
+    return max(1, min(MOST_STRIDE, LEAST_MINUTES * day // 1440))
 
 
 def least_squares(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from forecast.config import Config
-from forecast.least_squares import HISTORY_DAYS, LEAST_STRIDE, MOST_WINDOWS
+from forecast.least_squares import MOST_WINDOWS, least_stride, reach
 from forecast.lineup import members_of, twins_of, versions_of
 from forecast.metrics import central_intervals
 from forecast.needs import MIB, Item, Plan
@@ -99,7 +99,8 @@ class Sizes:
         self.context, self.horizon = panel.context_slots, panel.horizon_slots
         self.day = 86400 // panel.step
         window = WindowSpec(panel.step, self.context, self.horizon, schema.metrics, schema.targets)
-        examples = min(self.servers * HISTORY_DAYS * self.day // LEAST_STRIDE, MOST_WINDOWS)
+        each = min(reach(self.day), config.buffer.history_days * self.day) // least_stride(self.day)
+        examples = min(self.servers * each, MOST_WINDOWS)
         self.learned = examples * (self.context + 2 * self.horizon)
         """Values of one target that least squares is fitted on."""
         network = config.ensemble.network_hours > 0

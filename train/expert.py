@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from forecast.baselines import MIN_RESIDUALS, sorted_quantile
 from forecast.changes import spaced, usual_change
-from forecast.least_squares import LeastSquaresTables, expected
+from forecast.least_squares import LeastSquaresTables, expected, reach
 from forecast.restless import inputs_of, signs_of, squashed
 from train.examples import Examples
 from train.moments import Moments
@@ -24,23 +24,34 @@ Float32Array = NDArray[np.float32]
 Floats = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-HALF_LIFE_DAYS = 7.0
-"""After so long an example counts half."""
 OWN_SERVERS = 256
 """Fleets up to this size have weights for each server, pulled to the fleet's; others only those."""
 
 _LARGEST_UNIT = 1e30
-_RIDGE = 1e-3
+_RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+"""In units of the inputs' mean square; which is best is tried on stretches that are left out."""
+_STRETCHES = 6
 _PULL, _SCALE_PULL = 10.0, 0.1
+_LEAST_FREE = 0.05
+"""An error grows to twenty times at most for what its example brought in."""
 _BORROWED = 100.0
 """So many errors of the fleet stand beside a server's own ones in its quantiles."""
+
+
+def half_life(day: int) -> float:
+    """After so many slots an example counts half: half of what is fitted on.
+
+    >>> half_life(288) / 288, half_life(24) / 24
+    (7.0, 42.0)
+    """
+    return reach(day) / 2
 
 
 def fit(
     examples: Examples,
     levels: Sequence[float],
     *,
-    half_life_days: float = HALF_LIFE_DAYS,
+    half_life_slots: float | None = None,
     own_servers: int = OWN_SERVERS,
 ) -> LeastSquaresTables:
     """The expert as of the examples' slot.
@@ -48,7 +59,7 @@ def fit(
     An example without its newest value or with a gap in its labels does not count. Without any
     example the tables say: no change, with certainty.
     """
-    forgetting = 0.5 ** (1 / (half_life_days * examples.slots_per_day))
+    forgetting = 0.5 ** (1 / (half_life_slots or half_life(examples.slots_per_day)))
     age = (examples.as_of - examples.origins).astype(np.float64)
     own = len(examples.servers) <= own_servers
     found = [
@@ -91,31 +102,67 @@ def _fit_target(
     age = np.where(counts, age_SO, np.inf)
     change[~counts] = 0.0
 
-    def solved(given: Float32Array, wanted: Float32Array, pull: float) -> Float32Array:
-        """Weights [S+1 or 1, ., H], the fleet's last."""
-        parts = [given, wanted, age]
-        if not own:
-            parts = [part.reshape(1, servers * origins, *part.shape[2:]) for part in parts]
-        moments = Moments(
-            group=len(parts[0]), inputs=given.shape[-1], outputs=horizon, forgetting=forgetting
-        )
-        moments.add(*parts)
-        together = moments.pooled(ridge=_RIDGE)
-        alone = moments.own(together, pull=pull) if own else together[:0]
-        return np.concatenate([alone, together[None]] if own else [together[None]]).astype(
-            np.float32
-        )
+    def parts(given: FloatArray) -> FloatArray:
+        """By server, where each has weights of its own; else all as one."""
+        return given if own else given.reshape(1, servers * origins, *given.shape[2:])
 
-    weights = solved(inputs, change, _PULL)
+    def moments_of(given: Float32Array, wanted: Float32Array) -> Moments:
+        group = servers if own else 1
+        size = given.shape[-1]
+        made = Moments(group=group, inputs=size, outputs=horizon, forgetting=forgetting)
+        made.add(parts(given), parts(wanted), parts(age))
+        return made
+
+    def solved(moments: Moments, ridge: float, pull: float) -> Float32Array:
+        """Weights [S+1 or 1, ., H], the fleet's last."""
+        together = moments.pooled(ridge=ridge)
+        alone = moments.own(together, pull=pull) if own else together[:0]
+        both = [alone, together[None]] if own else [together[None]]
+        return np.concatenate(both).astype(np.float32)
+
     row = slice(0, servers) if own else slice(0, 1)
-    error = change - inputs @ weights[row]
+    ridge = _best_ridge(inputs, change, age, forgetting)
+    moments = moments_of(inputs, change)
+    weights = solved(moments, ridge, _PULL)
+    share = moments.leverage(parts(inputs), parts(age), ridge=ridge, pull=_PULL if own else None)
+    # As if the example had not been there: few examples are followed too well.
+    free = np.maximum(1.0 - share.reshape(servers, origins, 1), _LEAST_FREE)
+    error = (change - inputs @ weights[row]) / free
     size = np.where(counts[..., None], np.abs(error), 0.0)
-    scales = solved(signs, size, _SCALE_PULL)
+    scales = solved(moments_of(signs, size), _RIDGES[0], _SCALE_PULL)
     usual = _blended(size.sum(1), counts.sum(1)[:, None])
     relative = error / expected(signs @ scales[row], usual[:-1, None])
     relative[~counts] = np.nan
     quantiles = _error_quantiles(relative, levels)
     return unit, weights, scales, usual, quantiles
+
+
+def _best_ridge(
+    inputs_SOP: Float32Array, change_SOH: Float32Array, age_SO: Floats, forgetting: float
+) -> float:
+    """That of `_RIDGES` with the smallest error on stretches of time which it was not fitted on."""
+    servers, origins, size = inputs_SOP.shape
+    length = origins // _STRETCHES
+    if not length:
+        return _RIDGES[-1]
+
+    def apart(given: FloatArray) -> FloatArray:
+        """[stretches, examples, ...] of [S, O, ...], without the oldest that do not go in."""
+        late = given[:, origins - length * _STRETCHES :]
+        split = late.reshape(servers, _STRETCHES, length, *given.shape[2:])
+        return np.moveaxis(split, 1, 0).reshape(_STRETCHES, servers * length, *given.shape[2:])
+
+    given, wanted, age = apart(inputs_SOP), apart(change_SOH), apart(age_SO)
+    moments = Moments(
+        group=_STRETCHES, inputs=size, outputs=wanted.shape[-1], forgetting=forgetting
+    )
+    moments.add(given, wanted, age)
+    weight = np.where(np.isfinite(age), forgetting**age, 0.0)
+    errors = []
+    for ridge in _RIDGES:
+        square = np.square(wanted - given @ moments.others(ridge=ridge).astype(np.float32))
+        errors.append(float((square.sum(-1) * weight).sum()))
+    return _RIDGES[int(np.argmin(errors))]
 
 
 def with_fleets(change_S: Float32Array, pairs_S: IntArray, floor: float) -> Float32Array:

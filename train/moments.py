@@ -50,7 +50,7 @@ class Moments:
 
         Inputs and outputs must be finite all the same.
         """
-        weight = (self._forgetting**age_GN) * np.isfinite(age_GN)
+        weight = self._weight(age_GN)
         weighed = np.swapaxes(inputs_GNP * weight[..., None].astype(inputs_GNP.dtype), -1, -2)
         self._inputs += weighed @ inputs_GNP
         self._outputs += weighed @ outputs_GNH
@@ -67,24 +67,57 @@ class Moments:
         """Weights [G, P, H] of each member by itself; `ridge` as for the whole group."""
         return _ridged(self._inputs, self._outputs, ridge)
 
+    def others(self, *, ridge: float) -> Floats:
+        """Weights [G, P, H] of all members but each; `ridge` as for the whole group."""
+        inputs: Floats = self._inputs.sum(0) - self._inputs
+        return _ridged(inputs, self._outputs.sum(0) - self._outputs, ridge)
+
     def own(self, center_PH: Array, *, pull: float) -> Floats:
         """Weights [G, P, H] of each member, pulled towards a common centre.
 
         The smallest weighted squared error plus the squared distance from the centre, which counts
         as much as `pull` average members' examples, input by input.
         """
-        group = len(self._inputs)
-        strength = pull * np.einsum("gpp->p", self._inputs) / max(1, group) + _LEAST
+        strength = self._strength(pull)
         inputs = self._inputs + np.diag(strength)
         outputs = self._outputs + strength[:, None] * center_PH
-        found: Floats = np.linalg.solve(inputs, outputs.astype(np.float64))
+        return np.asarray(np.linalg.solve(inputs, outputs), np.float64)
+
+    def leverage(
+        self, inputs_GNP: Array, age_GN: Array, *, ridge: float, pull: float | None
+    ) -> Array:
+        """How much of its own output each example's forecast [G, N] is, for examples taken in.
+
+        Of the weights of `own` about the centre `pooled`; None: of `pooled`. An error over 1 less
+        its leverage is the error without the example (Allen, The relationship between variable
+        selection and data augmentation and a method for prediction, Technometrics 16, 1974), exact
+        for `pooled`.
+        """
+        inverse: Array = np.linalg.inv(_on_diagonal(self._inputs.sum(0)[None], ridge))
+        if pull is not None:
+            strength = self._strength(pull)
+            own = np.linalg.inv(self._inputs + np.diag(strength))
+            inverse = own + own @ (strength[:, None] * inverse)
+        brought = np.einsum(
+            "gnp,gnp->gn", inputs_GNP @ inverse.astype(inputs_GNP.dtype), inputs_GNP
+        )
+        found: Array = brought * self._weight(age_GN)
         return found
+
+    def _weight(self, age_GN: Array) -> Floats:
+        found: Floats = (self._forgetting**age_GN) * np.isfinite(age_GN)
+        return found
+
+    def _strength(self, pull: float) -> Floats:
+        strength = pull * np.einsum("gpp->p", self._inputs) / max(1, len(self._inputs))
+        return np.asarray(strength + _LEAST, np.float64)
 
 
 def _ridged(inputs_GPP: Floats, outputs_GPH: Floats, ridge: float) -> Floats:
+    return np.asarray(np.linalg.solve(_on_diagonal(inputs_GPP, ridge), outputs_GPH), np.float64)
+
+
+def _on_diagonal(inputs_GPP: Floats, ridge: float) -> Floats:
     size = inputs_GPP.shape[-1]
     diagonal = ridge * np.einsum("gpp->g", inputs_GPP) / size + _LEAST
-    found: Floats = np.linalg.solve(
-        inputs_GPP + diagonal[:, None, None] * np.eye(size), outputs_GPH
-    )
-    return found
+    return np.asarray(inputs_GPP + diagonal[:, None, None] * np.eye(size), np.float64)

@@ -30,7 +30,7 @@ from forecast.quantile_network import (
 from forecast.restless import filled, inputs_of, squashed
 from train.descent import gradient, moved
 from train.examples import Examples
-from train.expert import HALF_LIFE_DAYS, OWN_SERVERS, with_fleets
+from train.expert import OWN_SERVERS, half_life, with_fleets
 
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -130,8 +130,8 @@ def thinned(examples: Examples) -> Examples:
 def _examples(examples: Examples) -> tuple[_Batch, Float32Array]:
     """Every example with all its labels, one target after the other; the units [S+1, T]."""
     length, horizon = examples.context, examples.daily.shape[2]
-    age = (examples.as_of - examples.origins) / examples.slots_per_day
-    recent = 0.5 ** (age / HALF_LIFE_DAYS)
+    age = examples.as_of - examples.origins
+    recent = 0.5 ** (age / half_life(examples.slots_per_day))
     units, own, wanted, worth = [], [], [], []
     for at, (log, floor) in enumerate(zip(examples.logs, examples.floors, strict=True)):
         values = spaced(examples.values[..., at], log)

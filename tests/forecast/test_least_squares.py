@@ -145,12 +145,26 @@ def test_what_came_last_counts_most():
             history,
             origins,
             least_squares(
-                raw, fit(examples(history[:, :1000]), LEVELS, half_life_days=days), ("a",)
+                raw, fit(examples(history[:, :1000]), LEVELS, half_life_slots=slots), ("a",)
             ),
         )[0]
-        for days in (3.0, 1e6)
+        for slots in (72.0, 1e9)
     ]
     assert losses[0] < 0.97 * losses[1]
+
+
+@pytest.mark.parametrize(("count", "least"), [(40, 0.6), (80, 0.68), (400, 0.74)])
+def test_few_examples_do_not_make_it_certain(count, least):
+    origins = range(1000, 1900)
+    ahead = np.asarray(origins)[:, None] + np.arange(1, HORIZON + 1)
+    inside = []
+    for seed in range(10):
+        history = np.random.default_rng(seed).normal(size=(1, 2000, 1)).cumsum(axis=1)
+        made = fit(examples(history[:, : DAY + HORIZON + count]), LEVELS)
+        found = least_squares(windows(history, origins), made, ("a",))[:, :, 0]
+        actual = history[0, ahead, 0]
+        inside.append(((actual >= found[..., 0]) & (actual <= found[..., 2])).mean())
+    assert least < np.mean(inside) < 0.84
 
 
 GAPPY = hnp.arrays(

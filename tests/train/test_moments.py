@@ -97,3 +97,36 @@ def test_a_member_without_examples_has_the_centre():
 def test_a_forgetting_that_is_none_is_refused(forgetting):
     with pytest.raises(ValueError, match="forgetting"):
         Moments(group=1, inputs=1, outputs=1, forgetting=forgetting)
+
+
+def test_an_error_over_what_its_leverage_leaves_is_the_one_without_the_example():
+    inputs, outputs = data(group=1, count=12)
+    age = np.arange(12.0)[::-1]
+    made = filled(inputs, outputs, age)
+    share = made.leverage(inputs, age[None], ridge=0.0, pull=None)
+    left = (outputs - inputs @ made.pooled(ridge=0.0)) / (1 - share)[..., None]
+    for out in range(12):
+        without = filled(inputs, outputs, np.where(np.arange(12) == out, np.inf, age))
+        error = outputs[0, out] - inputs[0, out] @ without.pooled(ridge=0.0)
+        np.testing.assert_allclose(left[0, out], error, rtol=1e-5)
+
+
+def test_leverage_is_how_much_a_forecast_moves_with_its_own_output():
+    inputs, outputs = data(group=3, count=9)
+    age = np.broadcast_to(np.arange(9.0)[::-1], (3, 9))
+
+    def forecast(given):
+        made = filled(inputs, given, age)
+        return (inputs @ made.own(made.pooled(ridge=0.1), pull=2.0))[1, 4]
+
+    moved = outputs.copy()
+    moved[1, 4] += 1.0
+    share = filled(inputs, outputs, age).leverage(inputs, age, ridge=0.1, pull=2.0)
+    np.testing.assert_allclose(forecast(moved) - forecast(outputs), share[1, 4], rtol=1e-6)
+
+
+def test_the_others_weights_know_nothing_of_a_member():
+    inputs, outputs = data(group=3)
+    made = filled(inputs, outputs, np.arange(40.0)[::-1])
+    rest = filled(inputs[1:], outputs[1:], np.arange(40.0)[::-1])
+    np.testing.assert_allclose(made.others(ridge=0.1)[0], rest.pooled(ridge=0.1), rtol=1e-6)

@@ -93,7 +93,7 @@ class Moments:
         selection and data augmentation and a method for prediction, Technometrics 16, 1974), exact
         for `pooled`.
         """
-        inverse: Array = np.linalg.inv(_on_diagonal(self._inputs.sum(0)[None], ridge))
+        inverse = np.linalg.inv(_on_diagonal(self._inputs.sum(0)[None], ridge))
         if pull is not None:
             strength = self._strength(pull)
             own = np.linalg.inv(self._inputs + np.diag(strength))
@@ -105,8 +105,7 @@ class Moments:
         return found
 
     def _weight(self, age_GN: Array) -> Floats:
-        found: Floats = (self._forgetting**age_GN) * np.isfinite(age_GN)
-        return found
+        return np.asarray((self._forgetting**age_GN) * np.isfinite(age_GN), np.float64)
 
     def _strength(self, pull: float) -> Floats:
         strength = pull * np.einsum("gpp->p", self._inputs) / max(1, len(self._inputs))

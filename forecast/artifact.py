@@ -160,7 +160,8 @@ def _served(
     took = time.monotonic() - began
     difference = float(np.abs(_answer(served, probe) - expected).max())
     told = {"precision": precision, "seconds": took, "bytes": served.table_bytes}
-    log.info("tables of %d bytes built in %.3f s", served.table_bytes, took, extra=told)
+    text = "tables of %d bytes built in %.3f s, %d curves too steep for one"
+    log.info(text, served.table_bytes, took, served.steep, extra={**told, "steep": served.steep})
     if difference <= _SERVING_TOLERANCE[precision]:
         return served
     then = "the exact form" if precision == "float32" else "float32"

@@ -36,7 +36,7 @@ IntArray = NDArray[np.int64]
 
 HISTORY_DAYS = 14
 LEAST_HISTORY = 2016
-"""What is fitted on: so many days, and slots at least, which are more days from 10 minutes on."""
+"""What is fitted on: so many days, and where those are fewer slots, so many slots (see `reach`)."""
 MOST_WINDOWS = 24_000
 """Examples of a fit, over all servers."""
 MOST_STRIDE, LEAST_MINUTES = 7, 35
@@ -74,13 +74,16 @@ class LeastSquaresTables:
     """[S+1, T, H, Q] of the errors in units of their expected size."""
 
 
-def reach(day: int) -> int:
-    """Slots back that the experts are fitted on, where a day has so many.
+def reach(day: int, history: int, context: int) -> int:
+    """Slots back that the experts are fitted on, of a buffer that keeps `history` slots.
 
-    >>> reach(288) / 288, reach(24) / 24
-    (14.0, 84.0)
+    Beyond 14 days only what is still there a day later: a fit as of a slot must not depend on when
+    it is made.
+
+    >>> reach(288, 35 * 288, 72) / 288, reach(24, 35 * 24, 72) / 24, reach(24, 99 * 24, 72) / 24
+    (14.0, 32.0, 84.0)
     """
-    return max(HISTORY_DAYS * day, LEAST_HISTORY)
+    return max(HISTORY_DAYS * day, min(LEAST_HISTORY, history - max(day, context)))
 
 
 def least_stride(day: int) -> int:

@@ -269,6 +269,11 @@ class Model:
         return self.engine.table_bytes if isinstance(self.engine, ServingTFT) else 0
 
     @property
+    def steep(self) -> int:
+        """Curves of the serving form that are computed instead of read."""
+        return self.engine.steep if isinstance(self.engine, ServingTFT) else 0
+
+    @property
     def outside(self) -> int:
         """Windows with an input beyond the serving form's tables; the exact form answered."""
         return self.engine.outside.windows if isinstance(self.engine, ServingTFT) else 0

@@ -50,7 +50,7 @@ _FOLD = 4.5
 _JOIN = 5.0
 """The same of scoring a slot, per byte of its joined forecasts in float64; 500 servers."""
 _SPREAD_HOURS = 48
-_FIT_BYTES = 25
+_FIT_BYTES = 30
 """While one target is fitted, beside its values."""
 _REPLAY_BYTES = 60  # of a window in the replay table, beside values, centers and scales
 _RECORDED = 1.3
@@ -65,7 +65,7 @@ _PARSE_S = 6e-6
 """One row of 4 metrics from JSON."""
 _CUT_S = 33e-6
 """One server's window."""
-_FIT_S, _EXPERT_S = 50e-9, 42e-9
+_FIT_S, _EXPERT_S = 75e-9, 42e-9
 """Least squares: one value of the examples, once an hour, and one quantile; 3,000 servers."""
 _TAUGHT_S, _NETWORK_S = 0.26e-6, 58e-9
 """Quantile network: one input of one target's example in a fit, one quantile; 3,000 servers."""
@@ -99,7 +99,8 @@ class Sizes:
         self.context, self.horizon = panel.context_slots, panel.horizon_slots
         self.day = 86400 // panel.step
         window = WindowSpec(panel.step, self.context, self.horizon, schema.metrics, schema.targets)
-        each = min(reach(self.day), config.buffer.history_days * self.day) // least_stride(self.day)
+        kept = config.buffer.history_days * self.day
+        each = min(reach(self.day, kept, self.context), kept + self.day) // least_stride(self.day)
         examples = min(self.servers * each, MOST_WINDOWS)
         self.learned = examples * (self.context + 2 * self.horizon)
         """Values of one target that least squares is fitted on."""

@@ -50,7 +50,7 @@ def stride_of(servers: int, slots: int, day: int, *, most: int = MOST_WINDOWS) -
     >>> stride_of(24, 14 * 288, 288), stride_of(3000, 14 * 288, 288)
     (7, 505)
     """
-    stride = max(min(least_stride(day), day - 1), math.ceil(servers * slots / most), 1)
+    stride = max(least_stride(day), math.ceil(servers * slots / most))
     while math.gcd(stride, day) > 1:
         stride += 1
     return stride
@@ -71,7 +71,8 @@ def examples_of(
     grid, roster, schema = intake.grid, intake.roster, intake.schema
     names = [state.name for state in roster.states(as_of)]
     day = roster.day
-    first = max(as_of - reach(day), as_of - grid.ring, roster.first_slot() or 0)
+    back = reach(day, intake.history, context)
+    first = max(as_of - back, as_of - grid.ring, roster.first_slot() or 0)
     slots = max(0, as_of - horizon - first + 1)
     stride = stride_of(len(names), slots, day)
     count = slots // stride if names else 0

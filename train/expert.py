@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from forecast.baselines import MIN_RESIDUALS, sorted_quantile
 from forecast.changes import spaced, usual_change
-from forecast.least_squares import LeastSquaresTables, expected, reach
+from forecast.least_squares import HISTORY_DAYS, LEAST_HISTORY, LeastSquaresTables, expected
 from forecast.restless import inputs_of, signs_of, squashed
 from train.examples import Examples
 from train.moments import Moments
@@ -39,12 +39,12 @@ _BORROWED = 100.0
 
 
 def half_life(day: int) -> float:
-    """After so many slots an example counts half: half of what is fitted on.
+    """After so many slots an example counts half: half of what is fitted on, if that is kept.
 
     >>> half_life(288) / 288, half_life(24) / 24
     (7.0, 42.0)
     """
-    return reach(day) / 2
+    return max(HISTORY_DAYS * day, LEAST_HISTORY) / 2
 
 
 def fit(
@@ -126,8 +126,8 @@ def _fit_target(
     weights = solved(moments, ridge, _PULL)
     share = moments.leverage(parts(inputs), parts(age), ridge=ridge, pull=_PULL if own else None)
     # As if the example had not been there: few examples are followed too well.
-    free = np.maximum(1.0 - share.reshape(servers, origins, 1), _LEAST_FREE)
-    error = (change - inputs @ weights[row]) / free
+    free = np.clip(1.0 - share.reshape(servers, origins, 1), _LEAST_FREE, 1.0)
+    error = (change - inputs @ weights[row]) / free.astype(np.float32)
     size = np.where(counts[..., None], np.abs(error), 0.0)
     scales = solved(moments_of(signs, size), _RIDGES[0], _SCALE_PULL)
     usual = _blended(size.sum(1), counts.sum(1)[:, None])
@@ -140,22 +140,24 @@ def _fit_target(
 def _best_ridge(
     inputs_SOP: Float32Array, change_SOH: Float32Array, age_SO: Floats, forgetting: float
 ) -> float:
-    """That of `_RIDGES` with the smallest error on stretches of time which it was not fitted on."""
+    """That of `_RIDGES` with the smallest error on stretches of time left out in turn.
+
+    Where one begins it shares some slots with the one before.
+    """
     servers, origins, size = inputs_SOP.shape
-    length = origins // _STRETCHES
-    if not length:
+    stretches = min(_STRETCHES, origins)
+    if stretches < 2:
         return _RIDGES[-1]
+    length = origins // stretches
 
     def apart(given: FloatArray) -> FloatArray:
         """[stretches, examples, ...] of [S, O, ...], without the oldest that do not go in."""
-        late = given[:, origins - length * _STRETCHES :]
-        split = late.reshape(servers, _STRETCHES, length, *given.shape[2:])
-        return np.moveaxis(split, 1, 0).reshape(_STRETCHES, servers * length, *given.shape[2:])
+        late = given[:, origins - length * stretches :]
+        split = late.reshape(servers, stretches, length, *given.shape[2:])
+        return np.moveaxis(split, 1, 0).reshape(stretches, servers * length, *given.shape[2:])
 
     given, wanted, age = apart(inputs_SOP), apart(change_SOH), apart(age_SO)
-    moments = Moments(
-        group=_STRETCHES, inputs=size, outputs=wanted.shape[-1], forgetting=forgetting
-    )
+    moments = Moments(group=stretches, inputs=size, outputs=wanted.shape[-1], forgetting=forgetting)
     moments.add(given, wanted, age)
     weight = np.where(np.isfinite(age), forgetting**age, 0.0)
     errors = []

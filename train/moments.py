@@ -90,19 +90,20 @@ class Moments:
 
         Of the weights of `own` about the centre `pooled`; None: of `pooled`. An error over 1 less
         its leverage is the error without the example (Allen, The relationship between variable
-        selection and data augmentation and a method for prediction, Technometrics 16, 1974), exact
-        for `pooled`.
+        selection and data augmentation and a method for prediction, Technometrics 16, 1974): for
+        `pooled` exactly where `ridge` is 0, else nearly.
         """
-        inverse = np.linalg.inv(_on_diagonal(self._inputs.sum(0)[None], ridge))
-        if pull is not None:
-            strength = self._strength(pull)
-            own = np.linalg.inv(self._inputs + np.diag(strength))
-            inverse = own + own @ (strength[:, None] * inverse)
-        brought = np.einsum(
-            "gnp,gnp->gn", inputs_GNP @ inverse.astype(inputs_GNP.dtype), inputs_GNP
-        )
-        found: Array = brought * self._weight(age_GN)
-        return found
+        inverse = np.linalg.inv(_on_diagonal(self._inputs.sum(0)[None], ridge))[0]
+        found: Array = np.zeros(age_GN.shape, inputs_GNP.dtype)
+        strength = self._strength(pull or 0.0)
+        # One by one: a fleet's matrices together are larger than its examples.
+        for row, (inputs, given) in enumerate(zip(self._inputs, inputs_GNP, strict=True)):
+            moved = inverse
+            if pull is not None:
+                own = np.linalg.inv(inputs + np.diag(strength))
+                moved = own + own @ (strength[:, None] * inverse)
+            found[row] = np.einsum("np,np->n", given @ moved.astype(given.dtype), given)
+        return np.asarray(found * self._weight(age_GN), found.dtype)
 
     def _weight(self, age_GN: Array) -> Floats:
         return np.asarray((self._forgetting**age_GN) * np.isfinite(age_GN), np.float64)

@@ -167,6 +167,16 @@ def test_few_examples_do_not_make_it_certain(count, least):
     assert least < np.mean(inside) < 0.84
 
 
+@pytest.mark.parametrize("origins", [1, 2, 5, 6, 30])
+def test_whatever_the_number_of_examples_there_is_a_forecast(origins):
+    history = np.random.default_rng(3).normal(size=(4, DAY + HORIZON + origins, 1)).cumsum(axis=1)
+    made = fit(examples(history), LEVELS)
+    assert made.weights.shape[0] == 5
+    found = least_squares(windows(history, [DAY]), made, ("a",))
+    assert np.isfinite(found).all()
+    assert (np.diff(found, axis=-1) >= 0).all()
+
+
 GAPPY = hnp.arrays(
     np.float32,
     (2, 80, 2),

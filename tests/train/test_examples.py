@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from actors.buffer import BufferActor
 from forecast.least_squares import MOST_WINDOWS, least_squares
 from tests.bits import bits
-from tests.train.streams import DAY, SETTINGS, block_of, buffer_of, steady
+from tests.train.streams import DAY, SCHEMA, SETTINGS, block_of, buffer_of, steady
 from train.examples import stride_of
 from train.expert import fit
 
@@ -44,6 +45,26 @@ def test_nothing_after_the_slot_is_read():
     told.append("later", steady((*NAMES, "new"), range(as_of + 1, as_of + 200), seed=5))
     one, other = (fit(each.examples(as_of=as_of), LEVELS) for each in (known, told))
     assert bits(one) == bits(other)
+
+
+def test_with_coarse_slots_more_days_are_read_and_what_came_since_changes_nothing():
+    hourly = {"schema": replace(SCHEMA, step_seconds=3600), "history_days": 30}
+    as_of = BEGIN + 44 * 24
+    noise = np.random.default_rng(1).random((len(NAMES), 45 * 24))
+
+    def until(end):
+        told = buffer_of(**hourly)
+        slots = range(BEGIN, end + 1)
+        rows = [
+            (n, t * 3600, "cpu", noise[i, t - BEGIN]) for i, n in enumerate(NAMES) for t in slots
+        ]
+        told.append("all", block_of(rows))
+        return told.examples(as_of=as_of)
+
+    found, later = until(as_of), until(as_of + 23)
+    assert found.origins[0, -1] - found.origins[0, 0] > 27 * 24
+    assert (np.diff(found.origins) == 1).all()
+    assert bits(fit(found, LEVELS)) == bits(fit(later, LEVELS))
 
 
 def test_a_forecast_stays_the_same_whatever_comes_after_its_origin():

@@ -125,6 +125,16 @@ def test_leverage_is_how_much_a_forecast_moves_with_its_own_output():
     np.testing.assert_allclose(forecast(moved) - forecast(outputs), share[1, 4], rtol=1e-6)
 
 
+def test_what_was_left_out_has_no_leverage():
+    inputs, outputs = data(group=2, count=9)
+    age = np.tile(np.arange(9.0)[::-1], (2, 1))
+    age[0, 3] = age[1] = np.inf
+    share = filled(inputs, outputs, age).leverage(inputs, age, ridge=0.1, pull=2.0)
+    assert share[0, 3] == 0.0
+    assert (share[1] == 0.0).all()
+    assert (np.delete(share[0], 3) > 0.0).all()
+
+
 def test_the_others_weights_know_nothing_of_a_member():
     inputs, outputs = data(group=3)
     made = filled(inputs, outputs, np.arange(40.0)[::-1])

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+from contextlib import AsyncExitStack
 
 import httpx
 import pytest
@@ -72,15 +73,14 @@ async def placed(monkeypatch):
     """Puts a fleet, its aggregator and its site here, and lets go of all at the end."""
     # A site gives way to all else, so on a busy machine what it is doing may take a while.
     monkeypatch.setattr("actors.site_actor._CLOSE_S", _DEADLINE_S)
-    made = []
+    async with AsyncExitStack() as stack:
 
-    def make(config):
-        made.append(_Here(config))
-        return made[-1]
+        def make(config):
+            made = _Here(config)
+            stack.push_async_callback(made.close)
+            return made
 
-    yield make
-    for one in made:
-        await one.close()
+        yield make
 
 
 async def test_what_the_federation_learned_becomes_a_version_and_updates_learn_on_from_it(

@@ -47,6 +47,19 @@ def test_curves_that_no_table_is_fine_enough_for_are_computed(case):
         torch.testing.assert_close(serving(*given), network(*given), rtol=1e-5, atol=1e-5)
 
 
+def test_with_curves_computed_what_is_outside_still_takes_the_exact_way():
+    serving = ServingTFT(FastTFT.of(network_of(CASE).eval()), tolerance=1e-12)
+    encoder, decoder, categories = inputs_of(CASE)
+    encoder[1, 2, CASE.static_reals] = math.nan
+    encoder[2, 0, CASE.static_reals] = 99.0
+    found = serving(encoder, decoder, categories)
+    assert serving.steep > 0
+    assert (serving.outside.values, serving.outside.windows) == (2, 2)
+    with torch.inference_mode():
+        wanted = serving.exact(encoder, decoder, categories)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
 def test_a_large_batch_is_its_parts(serving):
     given = inputs_of(replace(CASE, windows=2000))
     found = serving(*given)

@@ -159,9 +159,10 @@ def _served(
     served = model.serving(precision=precision)
     took = time.monotonic() - began
     difference = float(np.abs(_answer(served, probe) - expected).max())
-    told = {"precision": precision, "seconds": took, "bytes": served.table_bytes}
+    size, steep = served.table_bytes, served.steep
+    told = {"precision": precision, "seconds": took, "bytes": size, "steep": steep}
     text = "tables of %d bytes built in %.3f s, %d curves too steep for one"
-    log.info(text, served.table_bytes, took, served.steep, extra={**told, "steep": served.steep})
+    log.info(text, size, took, steep, extra=told)
     if difference <= _SERVING_TOLERANCE[precision]:
         return served
     then = "the exact form" if precision == "float32" else "float32"

@@ -75,7 +75,7 @@ class LeastSquaresTables:
 
 
 def reach(day: int, history: int, context: int) -> int:
-    """Slots back that the experts are fitted on, of a buffer that keeps `history` slots.
+    """Slots back that the experts are fitted on, of a buffer of `history` slots and a day.
 
     Beyond 14 days only what is still there a day later: a fit as of a slot must not depend on when
     it is made.
@@ -83,7 +83,17 @@ def reach(day: int, history: int, context: int) -> int:
     >>> reach(288, 35 * 288, 72) / 288, reach(24, 35 * 24, 72) / 24, reach(24, 99 * 24, 72) / 24
     (14.0, 32.0, 84.0)
     """
-    return max(HISTORY_DAYS * day, min(LEAST_HISTORY, history - max(day, context)))
+    kept = min(LEAST_HISTORY, history - max(day, context))
+    return min(max(HISTORY_DAYS * day, kept), history + day)
+
+
+def half_life(day: int) -> float:
+    """After so many slots an example counts half: half of what is fitted on, if that is kept.
+
+    >>> half_life(288) / 288, half_life(24) / 24
+    (7.0, 42.0)
+    """
+    return max(HISTORY_DAYS * day, LEAST_HISTORY) / 2
 
 
 def least_stride(day: int) -> int:

@@ -100,7 +100,7 @@ class Sizes:
         self.day = 86400 // panel.step
         window = WindowSpec(panel.step, self.context, self.horizon, schema.metrics, schema.targets)
         kept = config.buffer.history_days * self.day
-        each = min(reach(self.day, kept, self.context), kept + self.day) // least_stride(self.day)
+        each = reach(self.day, kept, self.context) // least_stride(self.day)
         examples = min(self.servers * each, MOST_WINDOWS)
         self.learned = examples * (self.context + 2 * self.horizon)
         """Values of one target that least squares is fitted on."""

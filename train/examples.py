@@ -72,7 +72,7 @@ def examples_of(
     names = [state.name for state in roster.states(as_of)]
     day = roster.day
     back = reach(day, intake.history, context)
-    first = max(as_of - back, as_of - grid.ring, roster.first_slot() or 0)
+    first = max(as_of - back, roster.first_slot() or 0)
     slots = max(0, as_of - horizon - first + 1)
     stride = stride_of(len(names), slots, day)
     count = slots // stride if names else 0

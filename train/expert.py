@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from forecast.baselines import MIN_RESIDUALS, sorted_quantile
 from forecast.changes import spaced, usual_change
-from forecast.least_squares import HISTORY_DAYS, LEAST_HISTORY, LeastSquaresTables, expected
+from forecast.least_squares import LeastSquaresTables, expected, half_life
 from forecast.restless import inputs_of, signs_of, squashed
 from train.examples import Examples
 from train.moments import Moments
@@ -36,15 +36,6 @@ _LEAST_FREE = 0.05
 """An error grows to twenty times at most for what its example brought in."""
 _BORROWED = 100.0
 """So many errors of the fleet stand beside a server's own ones in its quantiles."""
-
-
-def half_life(day: int) -> float:
-    """After so many slots an example counts half: half of what is fitted on, if that is kept.
-
-    >>> half_life(288) / 288, half_life(24) / 24
-    (7.0, 42.0)
-    """
-    return max(HISTORY_DAYS * day, LEAST_HISTORY) / 2
 
 
 def fit(
@@ -159,7 +150,7 @@ def _best_ridge(
     given, wanted, age = apart(inputs_SOP), apart(change_SOH), apart(age_SO)
     moments = Moments(group=stretches, inputs=size, outputs=wanted.shape[-1], forgetting=forgetting)
     moments.add(given, wanted, age)
-    weight = np.where(np.isfinite(age), forgetting**age, 0.0)
+    weight = moments.weight(age)
     errors = []
     for ridge in _RIDGES:
         square = np.square(wanted - given @ moments.others(ridge=ridge).astype(np.float32))

@@ -50,7 +50,7 @@ class Moments:
 
         Inputs and outputs must be finite all the same.
         """
-        weight = self._weight(age_GN)
+        weight = self.weight(age_GN)
         weighed = np.swapaxes(inputs_GNP * weight[..., None].astype(inputs_GNP.dtype), -1, -2)
         self._inputs += weighed @ inputs_GNP
         self._outputs += weighed @ outputs_GNH
@@ -95,17 +95,18 @@ class Moments:
         """
         inverse = np.linalg.inv(_on_diagonal(self._inputs.sum(0)[None], ridge))[0]
         found: Array = np.zeros(age_GN.shape, inputs_GNP.dtype)
-        strength = self._strength(pull or 0.0)
+        strength = None if pull is None else self._strength(pull)
         # One by one: a fleet's matrices together are larger than its examples.
         for row, (inputs, given) in enumerate(zip(self._inputs, inputs_GNP, strict=True)):
             moved = inverse
-            if pull is not None:
+            if strength is not None:
                 own = np.linalg.inv(inputs + np.diag(strength))
                 moved = own + own @ (strength[:, None] * inverse)
             found[row] = np.einsum("np,np->n", given @ moved.astype(given.dtype), given)
-        return np.asarray(found * self._weight(age_GN), found.dtype)
+        return np.asarray(found * self.weight(age_GN), found.dtype)
 
-    def _weight(self, age_GN: Array) -> Floats:
+    def weight(self, age_GN: Array) -> Floats:
+        """What an example of each age [G, N] counts; 0 of an infinite one."""
         return np.asarray((self._forgetting**age_GN) * np.isfinite(age_GN), np.float64)
 
     def _strength(self, pull: float) -> Floats:

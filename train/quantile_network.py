@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast.changes import spaced, usual_change
+from forecast.least_squares import half_life
 from forecast.quantile_network import (
     MOST_EXAMPLES,
     Passed,
@@ -30,7 +31,7 @@ from forecast.quantile_network import (
 from forecast.restless import filled, inputs_of, squashed
 from train.descent import gradient, moved
 from train.examples import Examples
-from train.expert import OWN_SERVERS, half_life, with_fleets
+from train.expert import OWN_SERVERS, with_fleets
 
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]

@@ -139,7 +139,8 @@ class Steep:
 
 def steep_of(weights: Weights, shape: Shape, kind: str, which: Sequence[int]) -> Steep:
     """Those of one selection."""
-    return Steep(list(which), fold(weights, shape, kind).only(list(which)))
+    chosen = list(which)
+    return Steep(chosen, fold(weights, shape, kind).only(chosen))
 
 
 @dataclass(frozen=True, slots=True)
